@@ -1,0 +1,128 @@
+"""What all configs share: their arguments and the defaults of the loop."""
+
+import difflib
+import os
+
+import ml_collections
+
+
+def parse_arg(arg: str | None, **defaults):
+  """Parses 'smoke,modalities=3' into values of the types of `defaults`.
+
+  Args:
+    arg: what stands after the colon in --config=file.py:arg. A bare name means
+      True.
+    **defaults: every argument that exists, with its default.
+
+  Returns:
+    A ConfigDict with an entry for each default.
+
+  Raises:
+    ValueError: unknown argument, or a value of the wrong type.
+  """
+  values = ml_collections.ConfigDict(defaults)
+  for item in filter(None, (arg or '').split(',')):
+    name, _, text = item.partition('=')
+    if name not in defaults:
+      close = difflib.get_close_matches(name, defaults, n=1)
+      hint = f' Did you mean {close[0]!r}?' if close else ''
+      raise ValueError(
+        f'unknown config argument {name!r}; there are {sorted(defaults)}.{hint}'
+      )
+    default = defaults[name]
+    if isinstance(default, bool):
+      if text not in ('', 'True', 'true', '1', 'False', 'false', '0'):
+        raise ValueError(f'config argument {name} is True or False, not {text!r}.')
+      values[name] = text not in ('False', 'false', '0')
+    else:
+      try:
+        values[name] = type(default)(text)
+      except ValueError as e:
+        kind = type(default).__name__
+        raise ValueError(f'config argument {name} is of type {kind}: {text!r}.') from e
+  return values
+
+
+def choose(name: str, value: str, choices) -> None:
+  """Raises ValueError unless `value` is one of `choices`."""
+  if value not in choices:
+    raise ValueError(f'{name}={value} is not one of {list(choices)}.')
+
+
+def ordered(specs: dict) -> ml_collections.ConfigDict:
+  """A section that keeps its order; others are in alphabetical order."""
+  return ml_collections.ConfigDict(specs, sort_keys=False)
+
+
+def base() -> ml_collections.ConfigDict:
+  """Sections and values that no data set changes."""
+  c = ml_collections.ConfigDict()
+  c.seed = 0
+  c.stages = ('classifier', 'unimodal', 'score')
+  # Train the autoencoder of this modality alone, e.g. one per task of a cluster.
+  c.only = ''
+  c.loop = dict(
+    block_steps=250,
+    checkpoint_every_steps=1000,
+    keep_checkpoints=2,
+    # Training sets up to this size are copied to the devices.
+    device_memory_gb=4.0,
+  )
+  c.evaluate = dict(
+    split='test',
+    num_examples=1000,
+    # Observed sets of each size: all of them while there are at most so many.
+    max_subsets=10,
+    chunk_size=500,
+    precision_recall=True,
+    # Output of `python -m mmsbm.convert_inception`; empty: no FID.
+    inception_weights='',
+    seed=0,
+  )
+  c.sample = dict(split='test', num_examples=10, num_samples=3, seed=0)
+  c.compare_samplers = dict()
+  return c
+
+
+def cache_dir() -> str:
+  """Where prepared data sets are kept."""
+  return os.environ.get('MMSBM_CACHE', os.path.join('~', '.cache', 'mmsbm'))
+
+
+def autoencoder(method: str, *, vae: dict, rae: dict) -> dict:
+  """The autoencoder of an SBM method."""
+  return {'sbm_vae': dict(name='vae', **vae), 'sbm_rae': dict(name='rae', **rae)}[
+    method
+  ]
+
+
+def multi_time_score(
+  c,
+  *,
+  network: dict,
+  num_steps: int,
+  batch_size: int = 256,
+  learning_rate: float = 2e-3,
+) -> None:
+  """Sets score model, conditioning and sampler: what was best on the digit data sets.
+
+  Half of the training rows show some modalities clean, at a time of their own.
+  """
+  c.score = dict(
+    network=network,
+    sde=dict(name='ve', sigma_min=0.02, sigma_max=40.0),
+    parametrization=dict(name='edm'),
+    # Higher than for pictures: it is at the noise level of the latents themselves
+    # that the modalities agree on a class.
+    times=dict(name='lognormal', mean=0.5, std=1.2),
+    weighting='edm',
+    condition_probability=0.5,
+    standardise=True,
+    num_steps=num_steps,
+    batch_size=batch_size,
+    ema_decay=0.999,
+    optimizer=dict(learning_rate=learning_rate, warmup_steps=200, clip_norm=1.0),
+  )
+  c.conditioning = dict(name='time_zero')
+  # Of the samplers with 20 evaluations the most coherent one: see README.md.
+  c.sampler = dict(name='ancestral', num_steps=20, grid='edm', time_min=0.3)

@@ -1,0 +1,12 @@
+"""Multimodal generation with score-based and diffusion models, in JAX."""
+
+__all__ = ['Run', 'load']
+
+
+def __getattr__(name: str):
+  # Importing a part of the library must not import all of it.
+  if name in __all__:
+    from mmsbm import run
+
+    return getattr(run, name)
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

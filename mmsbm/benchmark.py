@@ -1,0 +1,233 @@
+"""Measures speed and memory; prints one JSON object per line.
+
+  python -m mmsbm.benchmark --config=configs/digits.py
+  python -m mmsbm.benchmark --config=configs/polymnist.py:smoke --what=sample
+
+--what is a comma-separated part of:
+  startup     seconds until the program is imported, and until it has its data.
+  train       steps per second of every stage after compilation, and its compile time.
+  sample      tuples per second against the number of network evaluations.
+  modalities  a score step and sampling against the number of modalities.
+
+Networks have random weights and score models random latents: nothing is read but the
+data of the config. Beside each row stand the GFLOP/s of a matrix product measured
+just before it, by which rows of a busy machine can be told.
+"""
+
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from mmsbm import main as program
+from mmsbm import train
+from mmsbm.experiment import Experiment, parameter_count
+from mmsbm.generate import Generator
+from mmsbm.infra.errors import UserError
+from mmsbm.learners.base import Training, init_state
+
+_WHAT = flags.DEFINE_string('what', 'startup,train,sample,modalities', 'See above.')
+_BLOCKS = flags.DEFINE_integer('blocks', 4, 'Blocks of steps; the first compiles.')
+
+
+def matmul_gflops(size: int = 1024, repeats: int = 5) -> float:
+  """The best of several float32 products on the first device."""
+  x = jnp.ones((size, size), jnp.float32)
+  product = jax.jit(lambda a: a @ a)
+  product(x).block_until_ready()
+  seconds = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    product(x).block_until_ready()
+    seconds.append(time.perf_counter() - start)
+  return 2e-9 * size**3 / min(seconds)
+
+
+def peak_memory_mb() -> float:
+  """Of this process so far."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak / (2**20 if sys.platform == 'darwin' else 2**10)
+
+
+def startup(experiment: Experiment) -> Iterator[dict]:
+  command = [sys.executable, '-c', 'import mmsbm.experiment, mmsbm.evaluate']
+  start = time.perf_counter()
+  subprocess.run(command, check=True)
+  imported = time.perf_counter() - start
+  start = time.perf_counter()
+  size = len(experiment.dataset.splits['train'])
+  yield {
+    'import_seconds': imported,
+    'data_seconds': time.perf_counter() - start,
+    'train_examples': size,
+  }
+
+
+def _run_training(
+  experiment: Experiment, group: list[Training], source: train.Source
+) -> dict:
+  """Trains a few blocks in a scratch folder and reads the rates it has logged."""
+  block = experiment.loop_options.block_steps
+  steps = block * _BLOCKS.value
+  group = [dataclasses.replace(t, num_steps=steps) for t in group]
+  options = train.LoopOptions(block, checkpoint_every_steps=steps)
+  with tempfile.TemporaryDirectory() as workdir:
+    train.train_group(
+      group, source, workdir=workdir, options=options, mesh=experiment.mesh
+    )
+    with open(os.path.join(workdir, 'metrics.jsonl')) as f:
+      rows = [json.loads(line) for line in f]
+  rates = [r['steps_per_second'] for r in rows if r['learner'] == group[0].name]
+  rate = float(np.median(rates[1:]))
+  return {
+    'steps_per_second': rate,
+    'examples_per_second': rate * group[0].batch_size,
+    'compile_seconds': block / rates[0] - block / rate,
+    'batch_size': group[0].batch_size,
+    'learners': len(group),
+    'parameters': sum(parameter_count(t, experiment.blank_example) for t in group),
+  }
+
+
+def _random_latents(experiment: Experiment, size: int = 4096) -> train.Source:
+  num, total = experiment.layout.num_modalities, experiment.layout.total
+  z = np.random.default_rng(0).standard_normal((size, total), np.float32)
+  arrays = {'z': z, 'present': np.ones((size, num), bool)}
+  return train.Source(arrays=arrays, size=size, seed=0, resident=True)
+
+
+def train_stages(experiment: Experiment) -> Iterator[dict]:
+  for stage in experiment.config['stages']:
+    group = list(experiment.trainings(stage))
+    if group:
+      random = stage == 'score'
+      source = _random_latents(experiment) if random else experiment.source(stage)
+      yield {'stage': stage, **_run_training(experiment, group, source)}
+
+
+def _random_generator(experiment: Experiment) -> Generator:
+  """The untrained model: speed does not depend on the weights."""
+  trainings = [*experiment.trainings('unimodal'), *experiment.trainings('score')]
+  variables = []
+  for training in trainings:
+    state = init_state(training, experiment.blank_example)
+    variables.append({'params': state.params, **state.mutables})
+  total = experiment.layout.total
+  variables = {
+    'unimodal': dict(zip(experiment.names, variables[:-1], strict=True)),
+    'score': variables[-1],
+    'latents': {'mean': jnp.zeros(total), 'std': jnp.ones(total)},
+  }
+  size = experiment.config['evaluate']['chunk_size']
+  return Generator(experiment.model, variables, mesh=experiment.mesh, chunk_size=size)
+
+
+def _run_sampler(generator: Generator, name: str) -> dict:
+  """Samples one chunk twice; the first call compiles."""
+  num, size = generator.model.layout.num_modalities, generator.chunk_size
+  z = np.zeros((size, generator.model.layout.total), np.float32)
+  seconds = []
+  for seed in range(3):
+    start = time.perf_counter()
+    generator.sample_latents(
+      z, np.zeros((size, num), bool), key=jax.random.key(seed), sampler=name
+    )
+    seconds.append(time.perf_counter() - start)
+  return {
+    'nfe': generator.model.samplers[name].num_evaluations,
+    'tuples_per_second': size / min(seconds[1:]),
+    'compile_seconds': seconds[0] - min(seconds[1:]),
+    'chunk_size': size,
+  }
+
+
+def _changed(experiment: Experiment, **sections) -> Experiment:
+  return Experiment({**experiment.config, **sections}, experiment.workdir)
+
+
+def sample(experiment: Experiment) -> Iterator[dict]:
+  spec, compared = (experiment.config[k] for k in ('sampler', 'compare_samplers'))
+  steps = sorted({spec['num_steps'], 5, 10, 50})
+  specs = {str(n): {**spec, 'num_steps': n} for n in steps} | compared
+  experiment = _changed(experiment, compare_samplers=specs)
+  generator = _random_generator(experiment)
+  for name in specs:
+    yield {'sampler': specs[name]['name'], **_run_sampler(generator, name)}
+  z = np.zeros((generator.chunk_size, experiment.layout.total), np.float32)
+  generator.decode(z)
+  start = time.perf_counter()
+  generator.decode(z)
+  seconds = time.perf_counter() - start
+  yield {'decoders': len(experiment.names), 'tuples_per_second': len(z) / seconds}
+
+
+def modalities(experiment: Experiment) -> Iterator[dict]:
+  """The config's score network on more and more copies of its first modality."""
+  spec = next(iter(experiment.config['modalities'].values()))
+  for num in (2, 5, 10):
+    other = _changed(experiment, modalities={f'm{i}': spec for i in range(num)})
+    training = list(other.trainings('score'))
+    yield {
+      'modalities': num,
+      'latent_dims': other.layout.total,
+      'train': _run_training(other, training, _random_latents(other)),
+      'sample': _run_sampler(_random_generator(other), 'default'),
+    }
+
+
+MEASUREMENTS = {
+  'startup': startup,
+  'train': train_stages,
+  'sample': sample,
+  'modalities': modalities,
+}
+
+
+def _rounded(value):
+  if isinstance(value, dict):
+    return {k: _rounded(v) for k, v in value.items()}
+  return float(f'{value:.4g}') if isinstance(value, float) else value
+
+
+def main(argv: list[str]) -> int:
+  """Runs the program; returns the exit code."""
+  try:
+    flags.FLAGS.set_default('workdir', tempfile.gettempdir())  # Nothing lands there.
+    program.parse_flags(argv)
+    names = _WHAT.value.split(',')
+    for name in names:
+      if name not in MEASUREMENTS:
+        raise UserError(f'--what={name} is not one of {sorted(MEASUREMENTS)}.')
+    if _BLOCKS.value < 2:
+      raise UserError('--blocks must be at least 2: the first one compiles.')
+    config = flags.FLAGS.config.to_dict()
+    for name in names:
+      experiment = Experiment(config, flags.FLAGS.workdir)
+      rows = MEASUREMENTS[name](experiment)
+      while True:
+        gflops = matmul_gflops()
+        row = next(rows, None)
+        if row is None:
+          break
+        row = {'what': name, **row, 'matmul_gflops': gflops}
+        row['peak_memory_mb'] = peak_memory_mb()
+        row['device'] = jax.devices()[0].device_kind
+        print(json.dumps(_rounded(row)), flush=True)
+  except UserError as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))

@@ -1,0 +1,109 @@
+"""Posteriors and likelihoods, written out."""
+
+import dataclasses
+import math
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+@struct.dataclass
+class DiagGaussian:
+  """A Gaussian with diagonal covariance.
+
+  Attributes:
+    mean: [..., D].
+    log_var: logarithm of the variance, [..., D].
+  """
+
+  mean: jax.Array
+  log_var: jax.Array
+
+  def sample(self, key: jax.Array) -> jax.Array:
+    """One reparametrised draw, [..., D]."""
+    noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+    return self.mean + jnp.exp(0.5 * self.log_var) * noise
+
+  def kl_to_standard_normal(self) -> jax.Array:
+    """KL(q || N(0, I)), summed over the last axis (Kingma & Welling, 2014, App. B)."""
+    terms = jnp.square(self.mean) + jnp.exp(self.log_var) - 1.0 - self.log_var
+    return 0.5 * terms.sum(-1)
+
+
+class Likelihood(Protocol):
+  """p(x | decoder output), factorised over all entries of an example."""
+
+  def log_prob(self, output: jax.Array, x: jax.Array) -> jax.Array:
+    """Log density or probability of x [B, ...], summed per example, [B]."""
+
+  def mean(self, output: jax.Array) -> jax.Array:
+    """E[x] for decoder output [B, ...], in the units of x."""
+
+
+def _sum_per_example(x: jax.Array) -> jax.Array:
+  return x.reshape(x.shape[0], -1).sum(-1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normal:
+  """N(output, scale^2)."""
+
+  scale: float = 1.0
+
+  def log_prob(self, output, x):
+    residual = jnp.square((x - output) / self.scale)
+    return _sum_per_example(
+      -0.5 * residual - math.log(self.scale) - 0.5 * math.log(2 * math.pi)
+    )
+
+  def mean(self, output):
+    return output
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Laplace:
+  """Laplace(output, scale)."""
+
+  scale: float = 1.0
+
+  def log_prob(self, output, x):
+    residual = jnp.abs(x - output) / self.scale
+    return _sum_per_example(-residual - math.log(2 * self.scale))
+
+  def mean(self, output):
+    return output
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bernoulli:
+  """Independent coins; the output holds the logits."""
+
+  def log_prob(self, output, x):
+    # log sigmoid is evaluated on the side where it does not overflow.
+    return _sum_per_example(
+      x * jax.nn.log_sigmoid(output) + (1 - x) * jax.nn.log_sigmoid(-output)
+    )
+
+  def mean(self, output):
+    return jax.nn.sigmoid(output)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Categorical:
+  """One of K classes; the output holds logits [B, ..., K], x is one-hot."""
+
+  def log_prob(self, output, x):
+    return _sum_per_example(x * jax.nn.log_softmax(output, axis=-1))
+
+  def mean(self, output):
+    return jax.nn.softmax(output, axis=-1)
+
+
+LIKELIHOODS = {
+  'normal': Normal,
+  'laplace': Laplace,
+  'bernoulli': Bernoulli,
+  'categorical': Categorical,
+}

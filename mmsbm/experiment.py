@@ -1,0 +1,510 @@
+"""From a config to objects; the only reader of configs."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import parameter_overview
+
+from mmsbm import train
+from mmsbm.build import build, check_arguments, nearest
+from mmsbm.data import DATASETS
+from mmsbm.data.dataset import MultimodalDataset, Split
+from mmsbm.data.loader import padded_chunks
+from mmsbm.diffusion.losses import TIME_SAMPLING
+from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
+from mmsbm.diffusion.sde import SDES
+from mmsbm.infra import sharding
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import atomic_path
+from mmsbm.infra.optim import make_optimizer
+from mmsbm.infra.rng import fold_in_name
+from mmsbm.latents import LatentLayout
+from mmsbm.learners.autoencoder import AUTOENCODERS
+from mmsbm.learners.base import Training
+from mmsbm.learners.classifier import Classifier
+from mmsbm.learners.latent_score import LatentScore
+from mmsbm.modalities import Modality, make_modality
+from mmsbm.models.score_based import ScoreBasedModel, encode_means
+from mmsbm.nn.classifiers import CLASSIFIERS
+from mmsbm.nn.score_nets import SCORE_NETS
+from mmsbm.samplers import CONDITIONING, SAMPLERS
+
+PyTree = Any
+
+# Sections that decide what is trained. The others may change between two calls
+# with the same workdir: they only change what is measured or drawn.
+TRAINING_SECTIONS = (
+  'seed',
+  'method',
+  'preset',
+  'stages',
+  'data',
+  'modalities',
+  'classifier',
+  'unimodal',
+  'score',
+)
+
+
+# Not an option: the latents that the score model learns must not depend on one.
+_ENCODE_CHUNK = 500
+
+# What NumPy raises for an .npz that is absent, torn or something else.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def plain(value: Any) -> Any:
+  """Config values as hashable, plain Python: tuples for lists, dicts copied."""
+  if isinstance(value, Mapping):
+    return {k: plain(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return tuple(plain(v) for v in value)
+  return value
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """{'a.b': value} of nested dicts, values as JSON would give them back."""
+  out = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping) and value:
+      out |= flatten(value, f'{prefix}{key}.')
+    else:
+      out[prefix + key] = json.loads(json.dumps(value))
+  return out
+
+
+def training_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+  """'key: old -> new' for each value on which what was trained depends."""
+  # Where files lie and how they are read does not matter: what they hold is
+  # compared by its content hash.
+  skip = tuple(
+    f'data.{key}'
+    for key in (
+      'cache_dir',
+      'memory_limit_gb',
+      'verify_checksums',
+      'mnist_dir',
+      'background_dir',
+      'png_dir',
+      'tfds_dir',
+      'files',
+      'labels',
+      'present',
+      'split_file',
+    )
+  )
+  flat = [
+    {
+      k: v
+      for k, v in flatten(config).items()
+      if k.split('.')[0] in TRAINING_SECTIONS and not k.startswith(skip)
+    }
+    for config in (old, new)
+  ]
+  missing = '(absent)'
+  return [
+    f'{key}: {flat[0].get(key, missing)!r} -> {flat[1].get(key, missing)!r}'
+    for key in sorted(flat[0].keys() | flat[1].keys())
+    if flat[0].get(key, missing) != flat[1].get(key, missing)
+  ]
+
+
+class Experiment:
+  """Everything that a config describes, built on first use.
+
+  Attributes:
+    config: the resolved config, plain values.
+    workdir: the run's folder.
+    mesh: all devices.
+  """
+
+  def __init__(self, config: Mapping[str, Any], workdir: str | os.PathLike):
+    self.config = plain(config)
+    self.workdir = os.path.abspath(workdir)
+    self.mesh = sharding.make_mesh()
+    self._key = jax.random.key(self.config['seed'])
+
+  def _positive(self, section: str, *keys: str) -> Mapping[str, Any]:
+    """A section of the config, after a look at its counts."""
+    spec = self.config[section]
+    for key in keys:
+      if spec[key] < 1:
+        raise UserError(f'config.{section}.{key} is {spec[key]}; it must be positive.')
+    return spec
+
+  # --- data -----------------------------------------------------------------
+
+  @functools.cached_property
+  def modalities(self) -> tuple[Modality, ...]:
+    specs = self.config['modalities']
+    for name, spec in specs.items():
+      check_arguments(make_modality, f'modalities.{name}', spec, {'name': name})
+    return tuple(make_modality(name, **spec) for name, spec in specs.items())
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    return tuple(m.name for m in self.modalities)
+
+  @functools.cached_property
+  def dataset(self) -> MultimodalDataset:
+    spec = dict(self.config['data'])
+    spec['cache_dir'] = os.path.expanduser(spec['cache_dir'])
+    dataset = build(DATASETS, spec, modalities=self.names)
+    for name, split in dataset.splits.items():
+      for modality in self.modalities:
+        array = split.arrays[modality.name]
+        if array.shape[1:] != modality.shape:
+          raise UserError(
+            f'modality {modality.name!r}: the {name} examples have shape '
+            f'{array.shape[1:]}, config.modalities.{modality.name}.shape is '
+            f'{modality.shape}.'
+          )
+        # The range of all labels and attributes; of pictures, which may exceed
+        # memory and have no wrong values, only the type.
+        modality.check(array[:1024] if modality.kind_name == 'image' else array)
+    return dataset
+
+  def split(self, section: str) -> Split:
+    """The split that config.`section`.split names."""
+    name = self.config[section]['split']
+    if name not in self.dataset.splits:
+      raise UserError(
+        f'config.{section}.split={name!r} is not one of {list(self.dataset.splits)}.'
+      )
+    return self.dataset.splits[name]
+
+  def batch_arrays(self, split: str) -> dict[str, Any]:
+    """A split as the tree that learners take batches of."""
+    part = self.dataset.splits[split]
+    labels = part.labels
+    if labels is None:
+      labels = np.full(len(part), -1, np.int32)
+    return {'x': dict(part.arrays), 'present': part.present, 'label': labels}
+
+  @property
+  def blank_example(self) -> dict[str, Any]:
+    """One blank example: enough to give shapes to networks."""
+    return {
+      'x': {m.name: np.zeros((1, *m.shape), m.kind.dtype) for m in self.modalities},
+      'present': np.ones((1, len(self.modalities)), bool),
+      'label': np.zeros(1, np.int32),
+      'z': np.zeros((1, self.layout.total), np.float32),
+    }
+
+  # --- learners -------------------------------------------------------------
+
+  @functools.cached_property
+  def layout(self) -> LatentLayout:
+    return LatentLayout(tuple(m.latent_dim for m in self.modalities))
+
+  def _training(self, learner, section: str) -> Training:
+    spec = self._positive(section, 'num_steps', 'batch_size')
+    check_arguments(
+      make_optimizer, f'{section}.optimizer', spec['optimizer'], {'num_steps': None}
+    )
+    return Training(
+      learner=learner,
+      optimizer=make_optimizer(num_steps=spec['num_steps'], **spec['optimizer']),
+      ema_decay=spec['ema_decay'],
+      num_steps=spec['num_steps'],
+      batch_size=spec['batch_size'],
+      key=fold_in_name(self._key, learner.name),
+    )
+
+  @functools.cached_property
+  def autoencoders(self):
+    spec = self.config['unimodal']['autoencoder']
+    return tuple(
+      build(AUTOENCODERS, spec, modality=m, index=i)
+      for i, m in enumerate(self.modalities)
+    )
+
+  @functools.cached_property
+  def score(self) -> LatentScore:
+    spec = self.config['score']
+    return LatentScore(
+      network=build(SCORE_NETS, spec['network'], dims=self.layout.dims),
+      layout=self.layout,
+      sde=build(SDES, spec['sde']),
+      parametrization=build(PARAMETRIZATIONS, spec['parametrization']),
+      times=build(TIME_SAMPLING, spec['times']),
+      weighting=spec['weighting'],
+      condition_probability=spec['condition_probability'],
+    )
+
+  @functools.cached_property
+  def classifiers(self) -> tuple[Classifier, ...]:
+    """One per name in `judge`; none when the data have no labels."""
+    judges = dict.fromkeys(m.judge for m in self.modalities if m.judge)
+    if judges and self.dataset.num_classes is None:
+      raise UserError(
+        'the data have no labels, so no classifier can judge the samples: set '
+        "judge='' for every modality."
+      )
+    out = []
+    for judge in judges:
+      indices = tuple(i for i, m in enumerate(self.modalities) if m.judge == judge)
+      judged = tuple(self.modalities[i] for i in indices)
+      if len({m.model_shape for m in judged}) > 1:
+        raise UserError(f'modalities judged by {judge!r} must have one shape.')
+      network = build(
+        CLASSIFIERS,
+        self.config['classifier']['network'],
+        num_classes=self.dataset.num_classes,
+      )
+      out.append(Classifier(judge, network, judged, indices))
+    return tuple(out)
+
+  def trainings(self, stage: str) -> tuple[Training, ...]:
+    """The learners of a stage; those of one stage train side by side."""
+    if stage == 'classifier':
+      return tuple(self._training(c, 'classifier') for c in self.classifiers)
+    if stage == 'unimodal':
+      trainings = tuple(self._training(a, 'unimodal') for a in self.autoencoders)
+      only = self.config['only']
+      if only and only not in self.names:
+        raise UserError(
+          f'config.only={only!r} is no modality; they are {self.names}.'
+          + nearest(only, self.names)
+        )
+      return tuple(t for t in trainings if only in ('', t.learner.modality.name))
+    if stage == 'score':
+      return (self._training(self.score, 'score'),)
+    raise UserError(f'unknown stage {stage!r} in config.stages.')
+
+  def source(self, stage: str) -> train.Source:
+    """What a stage is trained on; order and residence of the examples."""
+    if stage == 'score':
+      arrays = {
+        'z': self.standardised_latents(),
+        'present': self.dataset.splits['train'].present,
+      }
+    else:
+      arrays = self.batch_arrays('train')
+    size = sum(a.nbytes for a in jax.tree.leaves(arrays))
+    limit = self.config['loop']['device_memory_gb'] * 2**30
+    digest = hashlib.sha1(stage.encode()).digest()
+    return train.Source(
+      arrays=arrays,
+      size=len(self.dataset.splits['train']),
+      seed=(self.config['seed'] << 32) + int.from_bytes(digest[:4], 'big'),
+      resident=size <= limit,
+      block_bytes=limit / 4,
+    )
+
+  @property
+  def loop_options(self) -> train.LoopOptions:
+    spec = self._positive('loop', 'block_steps', 'keep_checkpoints')
+    return train.LoopOptions(
+      block_steps=spec['block_steps'],
+      checkpoint_every_steps=spec['checkpoint_every_steps'],
+      keep_checkpoints=spec['keep_checkpoints'],
+    )
+
+  # --- latents --------------------------------------------------------------
+
+  def unimodal_variables(self) -> tuple[dict[str, PyTree], dict[str, int]]:
+    """EMA variables of the autoencoders by modality, and their steps."""
+    variables, steps = {}, {}
+    for autoencoder in self.autoencoders:
+      name = autoencoder.modality.name
+      training = self._training(autoencoder, 'unimodal')
+      variables[name], steps[name] = train.load_variables(
+        self.workdir, training, self.blank_example, self.mesh
+      )
+    return variables, steps
+
+  def _latents_path(self) -> str:
+    return os.path.join(self.workdir, 'latents.npz')
+
+  def latents(self) -> dict[str, np.ndarray]:
+    """Posterior means of the training split, and their moments.
+
+    Computed once from the finished autoencoders and kept in the workdir.
+
+    Returns:
+      'z' [N, D], 0 where absent; 'mean' and 'std' [D] over present examples.
+    """
+    variables, steps = self.unimodal_variables()
+    for autoencoder in self.autoencoders:
+      if not train.finished(self.workdir, self._training(autoencoder, 'unimodal')):
+        raise UserError(f'{autoencoder.name} is not fully trained yet.')
+    stamp = {'data': self.dataset.content_hash, 'steps': steps}
+    stored = self._stored_latents()
+    if stored.get('stamp') == stamp:
+      return stored
+    z = self.encode_split(variables, 'train')
+    present = np.asarray(
+      self.dataset.splits['train'].present[:, self.layout.modality_of_dim]
+    )
+    z = np.where(present, z, 0.0).astype(np.float32)
+    if not np.isfinite(z).all():
+      raise UserError('the autoencoders give latents that are not finite.')
+    count = np.maximum(present.sum(0), 1)
+    mean = z.sum(0, dtype=np.float64) / count
+    square = np.where(present, (z - mean) ** 2, 0.0)
+    std = np.sqrt(square.sum(0) / count)
+    # A dimension that the encoder ignores is a constant; leave it near 0.
+    std = np.maximum(std, 1e-6 * max(std.max(), 1e-6))
+    if not self.config['score']['standardise']:
+      mean, std = np.zeros_like(mean), np.ones_like(std)
+    out = {'z': z, 'mean': mean.astype(np.float32), 'std': std.astype(np.float32)}
+    with atomic_path(self._latents_path()) as path, open(path, 'wb') as f:
+      np.savez(f, stamp=np.array(json.dumps(stamp)), **out)
+    return out
+
+  def _stored_latents(self) -> dict[str, Any]:
+    """What latents.npz holds; empty if it is absent or torn."""
+    try:
+      # NumPy leaves a file open that turns out to be no archive.
+      with open(self._latents_path(), 'rb') as f, np.load(f) as stored:
+        out = {k: stored[k] for k in ('z', 'mean', 'std')}
+        return out | {'stamp': json.loads(str(stored['stamp']))}
+    except UNREADABLE:
+      return {}
+
+  def encode_split(self, variables: dict[str, PyTree], split: str) -> np.ndarray:
+    """Posterior means [N, D] of a split, not standardised."""
+    part = self.dataset.splits[split]
+
+    @jax.jit
+    def encode(variables, x):
+      return self.layout.join(encode_means(self.autoencoders, variables, x))
+
+    out = np.zeros((len(part), self.layout.total), np.float32)
+    for indices, mask in padded_chunks(len(part), _ENCODE_CHUNK):
+      x = tuple(np.asarray(part.arrays[name][indices]) for name in self.names)
+      z = np.asarray(encode(variables, x))
+      out[indices[mask]] = z[mask]
+    return out
+
+  def standardised_latents(self) -> np.ndarray:
+    stored = self.latents()
+    return (stored['z'] - stored['mean']) / stored['std']
+
+  # --- the trained model ----------------------------------------------------
+
+  def sampler_spec(self, name: str) -> Mapping[str, Any]:
+    """What the config says of the sampler `name`."""
+    others = self.config['compare_samplers']
+    return self.config['sampler'] if name == 'default' else others[name]
+
+  @functools.cached_property
+  def samplers(self) -> dict[str, Any]:
+    """'default' and those of config.compare_samplers."""
+    names = ('default', *self.config['compare_samplers'])
+    return {name: build(SAMPLERS, self.sampler_spec(name)) for name in names}
+
+  @functools.cached_property
+  def model(self) -> ScoreBasedModel:
+    return ScoreBasedModel(
+      autoencoders=self.autoencoders,
+      score=self.score,
+      samplers=self.samplers,
+      conditioning=build(CONDITIONING, self.config['conditioning']),
+    )
+
+  def restore(self) -> tuple[PyTree, dict[str, int]]:
+    """Variables of the trained model, and the checkpoint step of each learner."""
+    unimodal, steps = self.unimodal_variables()
+    score, score_step = train.load_variables(
+      self.workdir, self._training(self.score, 'score'), self.blank_example, self.mesh
+    )
+    stored = self._stored_latents()
+    if not stored or stored['stamp']['steps'] != steps:
+      raise UserError(
+        f'{self._latents_path()} is missing or damaged, or from other '
+        'checkpoints: run --mode=train once more.'
+      )
+    stats = {k: jnp.asarray(stored[k]) for k in ('mean', 'std')}
+    steps = {f'unimodal/{name}': step for name, step in steps.items()}
+    variables = {'unimodal': unimodal, 'score': score, 'latents': stats}
+    return variables, steps | {'score': score_step}
+
+  def restore_classifiers(self) -> tuple[dict[str, PyTree], dict[str, int]]:
+    """Variables of the judges by name, and their steps."""
+    variables, steps = {}, {}
+    for training in self.trainings('classifier'):
+      variables[training.learner.judge], steps[training.name] = train.load_variables(
+        self.workdir, training, self.blank_example, self.mesh
+      )
+    return variables, steps
+
+  def check(self) -> None:
+    """Builds all that the config describes, so that mistakes show before training.
+
+    Raises:
+      UserError: anything that would end the run later.
+    """
+    model = self.model
+    multi_time = self.config['conditioning']['name'] == 'time_zero'
+    probability = self.config['score']['condition_probability']
+    one_time = self.config['score']['network']['name'] == 'unet'
+    if multi_time and not probability > 0:
+      raise UserError(
+        "conditioning 'time_zero' needs a network that has seen observed modalities: "
+        'config.score.condition_probability must be positive.'
+      )
+    if one_time and (multi_time or probability > 0):
+      raise UserError(
+        "the score network 'unet' knows one time for all modalities: set "
+        "config.score.condition_probability=0 and another conditioning, e.g. 'noised'."
+      )
+    for section in ('evaluate', 'sample'):
+      self.split(section)
+    self._positive('evaluate', 'num_examples', 'chunk_size', 'max_subsets')
+    self._positive('sample', 'num_examples', 'num_samples')
+    weights = self.config['evaluate']['inception_weights']
+    if weights and not os.path.isfile(weights):
+      raise UserError(f'config.evaluate.inception_weights: there is no file {weights}.')
+    if one_time and not self.dataset.splits['train'].present.all():
+      raise UserError("the score network 'unet' cannot learn from missing modalities.")
+    for stage in self.config['stages']:
+      for training in self.trainings(stage):
+        if training.batch_size % jax.device_count():
+          raise UserError(
+            f'config.{stage}.batch_size={training.batch_size} cannot be split over '
+            f'{jax.device_count()} devices.'
+          )
+        parameter_count(training, self.blank_example)
+    # One evaluation of everything that sampling runs, without computing it.
+    z = jax.ShapeDtypeStruct((2, model.layout.total), jnp.float32)
+    variables = jax.eval_shape(lambda: self.score.init(self._key, self.blank_example))
+    observed = jax.ShapeDtypeStruct((2, len(self.modalities)), bool)
+    for name in self.samplers:
+      jax.eval_shape(
+        lambda variables, keys, z, observed, name=name: model.sample_latents(
+          {'score': variables}, keys, z, observed, name
+        ),
+        variables,
+        jax.eval_shape(lambda: jax.random.split(self._key, 2)),
+        z,
+        observed,
+      )
+
+
+def parameter_count(training: Training, example: Mapping[str, Any]) -> int:
+  """Number of trained parameters of a learner; nothing is computed."""
+  shapes = jax.eval_shape(lambda: training.learner.init(training.key, example))
+  return int(parameter_overview.count_parameters(shapes['params']))
+
+
+def describe_sampler(sampler: Any) -> str:
+  """'name(only the arguments that differ from their defaults)'."""
+  names = {cls: name for name, cls in SAMPLERS.items()}
+  values = []
+  for field in dataclasses.fields(sampler):
+    value = getattr(sampler, field.name)
+    if value != field.default:
+      values.append(f'{field.name}={value}')
+  return f'{names[type(sampler)]}({", ".join(values)})'

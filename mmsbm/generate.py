@@ -1,0 +1,170 @@
+"""Draws examples from a trained model in chunks of one compiled shape."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmsbm.data.loader import padded_chunks
+from mmsbm.infra import sharding
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.rng import row_keys
+from mmsbm.learners.classifier import Classifier
+from mmsbm.models.base import MultimodalModel
+
+PyTree = Any
+
+
+class Generator:
+  """A model with its variables, ready to sample, decode and judge.
+
+  Every row has a key of its own, so what is drawn for example i depends on
+  (seed, i), its observed modalities and nothing else: not on the chunk size, not
+  on the other rows, not on the number of devices.
+
+  Args:
+    model: the method.
+    variables: its trained variables.
+    mesh: devices; chunks are split over them.
+    chunk_size: rows at a time, rounded up to a multiple of the devices.
+    judges: classifiers, with `judge_variables` by name.
+    judge_variables: see above.
+  """
+
+  def __init__(
+    self,
+    model: MultimodalModel,
+    variables: PyTree,
+    *,
+    mesh: jax.sharding.Mesh,
+    chunk_size: int,
+    judges: tuple[Classifier, ...] = (),
+    judge_variables: Mapping[str, PyTree] | None = None,
+  ):
+    self.model = model
+    devices = jax.device_count()
+    self.chunk_size = -(-chunk_size // devices) * devices
+    self._mesh = mesh
+    self._variables = sharding.put_replicated(variables, mesh)
+    self._judges = judges
+    self._judge_variables = sharding.put_replicated(judge_variables or {}, mesh)
+    # Arrays are arguments, never closed over: the program is compiled once.
+    self._encode = jax.jit(model.encode)
+    self._decode = jax.jit(model.decode)
+    self._judge = jax.jit(self._judge_fn)
+
+  @functools.cached_property
+  def _sample(self):
+    def fn(variables, key, rows, z, observed, sampler):
+      return self.model.sample_latents(
+        variables, row_keys(key, rows), z, observed, sampler
+      )
+
+    return jax.jit(fn, static_argnames=('sampler',))
+
+  def _judge_fn(self, variables, x):
+    """Classes [B, M] (-1: not judged) and features, one [B, F] or [B, 0] each."""
+    batch = x[0].shape[0]
+    classes = [jnp.full(batch, -1, jnp.int32)] * len(x)
+    features = [jnp.zeros((batch, 0), jnp.float32)] * len(x)
+    for judge in self._judges:
+      for index, modality in zip(judge.indices, judge.modalities, strict=True):
+        logits, feature = judge.network.apply(
+          variables[judge.judge], modality.kind.to_model(x[index]), False
+        )
+        classes[index], features[index] = logits.argmax(-1), feature
+    return jnp.stack(classes, axis=1), tuple(features)
+
+  def _chunks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    return padded_chunks(size, min(self.chunk_size, self._rounded(size)))
+
+  def _short_chunks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if size % jax.device_count():
+      raise UserError(
+        f'a sampler with batch_norms cannot split {size} rows over '
+        f'{jax.device_count()} devices.'
+      )
+    for start in range(0, size, self.chunk_size):
+      indices = np.arange(start, min(start + self.chunk_size, size))
+      yield indices, np.ones(len(indices), bool)
+
+  def _rounded(self, size: int) -> int:
+    devices = jax.device_count()
+    return max(devices, -(-size // devices) * devices)
+
+  def _put(self, tree):
+    return sharding.put_batch(tree, self._mesh)
+
+  def encode(self, x: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Raw examples, one array [N, *shape] per modality, to latents [N, D]."""
+    out = np.zeros((len(x[0]), self.model.layout.total), np.float32)
+    for indices, mask in self._chunks(len(out)):
+      part = self._put(tuple(np.asarray(a[indices]) for a in x))
+      out[indices[mask]] = np.asarray(self._encode(self._variables, part))[mask]
+    return out
+
+  def sample_latents(
+    self,
+    z: np.ndarray,
+    observed: np.ndarray,
+    *,
+    key: jax.Array,
+    sampler: str = 'default',
+    rows: np.ndarray | None = None,
+  ) -> np.ndarray:
+    """Latents [N, D] given the observed ones.
+
+    Args:
+      z: latents [N, D], arbitrary where not observed.
+      observed: [N, M] bool.
+      key: of the draw.
+      sampler: name in `model.samplers`.
+      rows: number of each row [N], which chooses its key; 0 .. N - 1 by default.
+    """
+    rows = np.arange(len(z)) if rows is None else np.asarray(rows)
+    out = np.zeros((len(z), self.model.layout.total), np.float32)
+    chunks = self._chunks(len(z))
+    if getattr(self.model.samplers[sampler], 'batch_norms', False):
+      # Rows of this sampler see each other: the last batch is short, not padded.
+      chunks = self._short_chunks(len(z))
+    for indices, mask in chunks:
+      part = self._put((rows[indices], z[indices], observed[indices]))
+      drawn = self._sample(self._variables, key, *part, sampler=sampler)
+      out[indices[mask]] = np.asarray(drawn)[mask]
+    if not np.isfinite(out).all():
+      raise UserError(
+        f'sampler {sampler!r} gave latents that are not finite: use more steps, a '
+        'larger time_min, or train the score model longer.'
+      )
+    return out
+
+  def decode(self, z: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Latents [N, D] to raw examples, one array [N, *shape] per modality."""
+    out = tuple(
+      np.zeros((len(z), *m.shape), m.kind.dtype) for m in self.model.modalities
+    )
+    for indices, mask in self._chunks(len(z)):
+      x = self._decode(self._variables, self._put(z[indices]))
+      for whole, part in zip(out, x, strict=True):
+        whole[indices[mask]] = np.asarray(part)[mask]
+    return out
+
+  def judge(
+    self, x: tuple[np.ndarray, ...]
+  ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Classes [N, M] that the judges see (-1: no judge) and their features."""
+    size = len(x[0])
+    classes = np.zeros((size, len(x)), np.int32)
+    features = None
+    for indices, mask in self._chunks(size):
+      part = self._put(tuple(np.asarray(a[indices]) for a in x))
+      label, feature = jax.device_get(self._judge(self._judge_variables, part))
+      if features is None:
+        features = tuple(np.zeros((size, f.shape[1]), np.float32) for f in feature)
+      classes[indices[mask]] = label[mask]
+      for whole, f in zip(features, feature, strict=True):
+        whole[indices[mask]] = f[mask]
+    return classes, features

@@ -1,0 +1,42 @@
+"""Files that are either whole or absent.
+
+A process can be killed at any instruction. Everything a later run believes is
+therefore written beside its final name, flushed to disk and renamed; a rename
+within one folder is atomic on POSIX file systems.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Yields a temporary path beside `path`; renames it there on success.
+
+  The temporary path does not exist yet: the body creates a file or a folder.
+  On an exception it is deleted and `path` is left as it was. An existing file
+  is replaced; an existing folder wins (somebody else finished first).
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  scratch = pathlib.Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
+  temporary = scratch / path.name
+  try:
+    yield temporary
+    if temporary.is_file():
+      with open(temporary, 'rb+') as f:
+        os.fsync(f.fileno())
+    if not (temporary.is_dir() and path.is_dir()):
+      os.replace(temporary, path)
+  finally:
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
+  """Writes `data` to `path` so that no reader ever sees a part of it."""
+  with atomic_path(path) as temporary:
+    temporary.write_bytes(data.encode() if isinstance(data, str) else data)

@@ -1,0 +1,136 @@
+"""A learner: parameters, the loss that trains them, and one update of both."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from mmsbm.infra.rng import fold_in_name, step_rngs
+
+PyTree = Any
+Batch = Mapping[str, Any]
+
+# Streams of randomness that a loss may use, each its own function of the step.
+STREAMS = ('noise', 'time', 'condition', 'dropout')
+
+
+@struct.dataclass
+class TrainState:
+  """Everything that training changes.
+
+  Attributes:
+    step: number of updates made, int32 scalar.
+    params: trained by the optimiser.
+    ema_params: exponential moving average of `params`; what evaluation uses.
+    opt_state: of the optimiser.
+    mutables: linen collections that the network itself updates (batch_stats).
+    ema_mutables: their average, which belongs to `ema_params`.
+  """
+
+  step: jax.Array
+  params: PyTree
+  ema_params: PyTree
+  opt_state: optax.OptState
+  mutables: PyTree
+  ema_mutables: PyTree
+
+
+class Learner(Protocol):
+  """A set of parameters and the loss that trains it."""
+
+  name: str
+
+  def init(self, key: jax.Array, batch: Batch) -> PyTree:
+    """Linen variables: {'params': ..., other collections}."""
+
+  def loss(
+    self,
+    variables: PyTree,
+    frozen: PyTree,
+    batch: Batch,
+    rngs: Mapping[str, jax.Array],
+    *,
+    train: bool,
+  ) -> tuple[jax.Array, Mapping[str, jax.Array], PyTree]:
+    """Scalar loss, scalar terms to log, and the collections it updated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """A learner and how it is optimised.
+
+  Attributes:
+    learner: what is trained.
+    optimizer: optax transformation.
+    ema_decay: largest decay d of the average; it starts at (1 + step) / (10 +
+      step), so that early averages do not remember the initialisation.
+    num_steps: updates in all.
+    batch_size: examples per update, over all devices.
+    key: the learner's own key: nothing it draws depends on other learners.
+  """
+
+  learner: Learner
+  optimizer: optax.GradientTransformationExtraArgs
+  ema_decay: float
+  num_steps: int
+  batch_size: int
+  key: jax.Array
+
+  @property
+  def name(self) -> str:
+    return self.learner.name
+
+
+def init_state(training: Training, batch: Batch) -> TrainState:
+  """Step 0; `batch` gives shapes only."""
+  variables = dict(training.learner.init(fold_in_name(training.key, 'init'), batch))
+  params = variables.pop('params')
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    # A copy, not an alias: the state is donated to the jitted step.
+    ema_params=jax.tree.map(jnp.copy, params),
+    opt_state=training.optimizer.init(params),
+    mutables=variables,
+    ema_mutables=jax.tree.map(jnp.copy, variables),
+  )
+
+
+def train_step(
+  training: Training, state: TrainState, frozen: PyTree, batch: Batch
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One update; returns the new state and scalars to log."""
+  rngs = step_rngs(training.key, state.step, STREAMS)
+
+  def loss_fn(params):
+    loss, terms, mutables = training.learner.loss(
+      {'params': params, **state.mutables}, frozen, batch, rngs, train=True
+    )
+    return loss, (terms, mutables)
+
+  (loss, (terms, mutables)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+    state.params
+  )
+  updates, opt_state = training.optimizer.update(
+    grads, state.opt_state, state.params, value=loss
+  )
+  params = optax.apply_updates(state.params, updates)
+  warm = (1.0 + state.step) / (10.0 + state.step)
+  decay = jnp.minimum(training.ema_decay, warm)
+  ema_params, ema_mutables = optax.incremental_update(
+    (params, mutables), (state.ema_params, state.ema_mutables), 1.0 - decay
+  )
+  new = TrainState(
+    state.step + 1, params, ema_params, opt_state, mutables, ema_mutables
+  )
+  return new, {'loss': loss, **terms}
+
+
+def masked_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+  """Mean of values [B] over the rows of positive weight [B]; 0 if none."""
+  weights = weights.astype(values.dtype)
+  return (values * weights).sum() / jnp.maximum(weights.sum(), 1.0)

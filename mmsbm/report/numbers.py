@@ -1,0 +1,210 @@
+"""Which measured numbers the report shows, and how it writes them."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+# Numbers that agree in these fields may stand in one curve.
+SETTING = ('model', 'checkpoint', 'sampler', 'nfe', 'split', 'seed', 'step')
+
+# Metrics of generated examples: they depend on the sampler.
+GENERATIVE = ('coherence', 'joint_coherence', 'frechet', 'precision', 'recall', 'f1')
+
+
+def format_number(value: float | None, stderr: float | None = None) -> str:
+  """Writes a value with the digits that it deserves.
+
+  With a standard error, the last digit is the first digit of the error (the second
+  if the first is 1). Without one, the number of decimals depends on the size only
+  roughly, so that the numbers of a table line up.
+
+  >>> format_number(0.95123, 0.0021), format_number(12.3456), format_number(120345)
+  ('0.951 ± 0.002', '12.35', '120,345')
+  """
+  if not is_finite(value):
+    return 'not finite'
+  if isinstance(value, int) and stderr is None:
+    return f'{value:,}'
+  if is_finite(stderr) and stderr > 0:
+    decimals = -math.floor(math.log10(stderr))
+    if stderr * 10**decimals < 1.95:
+      decimals += 1
+    if 0 <= decimals <= 7:
+      return f'{value:,.{decimals}f} ± {stderr:.{decimals}f}'
+    if decimals < 0:
+      return f'{value:,.0f} ± {stderr:,.0f}'
+    return f'{value:.4g} ± {stderr:.1g}'
+  size = abs(value)
+  if size == 0 or 0.1 <= size < 1e7:
+    decimals = 3 if size < 1 else 2 if size < 100 else 1 if size < 1000 else 0
+    text = f'{value:,.{decimals}f}'
+  else:
+    text = f'{value:.3g}'
+  if is_finite(stderr):
+    text += ' ± 0'
+  return text
+
+
+def format_seconds(seconds: float | None) -> str:
+  """Writes a duration: 0.42 s, 12.3 s, 4 min 05 s, 2 h 03 min."""
+  if not is_finite(seconds):
+    return '–'
+  if seconds < 60:
+    return f'{seconds:.2f} s' if seconds < 9.995 else f'{seconds:.1f} s'
+  minutes, rest = divmod(round(seconds), 60)
+  if minutes < 60:
+    return f'{minutes} min {rest:02d} s'
+  return f'{minutes // 60} h {minutes % 60:02d} min'
+
+
+def is_finite(value: Any) -> bool:
+  """Whether this is a number, rather than null or a word."""
+  return (
+    isinstance(value, (int, float))
+    and not isinstance(value, bool)
+    and math.isfinite(value)
+  )
+
+
+def setting_of(row: Row) -> tuple:
+  """What a row has to share with its neighbours in a curve."""
+  return tuple(row.get(field) for field in SETTING)
+
+
+def distinct_settings(rows: Sequence[Row]) -> list[tuple]:
+  """Settings in which generated examples were judged, in the order of the file."""
+  generative = [row for row in rows if row.get('metric') in GENERATIVE]
+  return list(dict.fromkeys(setting_of(row) for row in generative))
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """Rows of results.jsonl, with the questions that the page asks.
+
+  Attributes:
+    rows: as read; of rows that measure the same thing the last one counts.
+    modalities: names in the order of the config.
+    sampler: the run's own sampler, preferred where several were compared.
+  """
+
+  rows: Sequence[Row]
+  modalities: tuple[str, ...]
+  sampler: str | None = None
+
+  def of(self, metric: str, **fields: Any) -> list[Row]:
+    """Rows of one metric in its main setting; `fields` must agree too."""
+    rows = [row for row in self.rows if row.get('metric') == metric]
+    rows = [row for row in rows if all(row.get(k) == v for k, v in fields.items())]
+    if not rows:
+      return []
+    main = self.main_setting(rows)
+    return [row for row in rows if setting_of(row) == main]
+
+  def main_setting(self, rows: Sequence[Row] | None = None) -> tuple | None:
+    """The setting to show: test split, own sampler, latest step, most rows."""
+    if rows is None:
+      rows = [row for row in self.rows if row.get('metric') in GENERATIVE]
+    # Where a metric was measured in few settings, the page's main one still wins
+    # if it is among them: the number of rows is counted over all metrics.
+    counts, last = {}, {}
+    for index, row in enumerate(self.rows):
+      counts[setting_of(row)] = counts.get(setting_of(row), 0) + 1
+      last[setting_of(row)] = index
+    candidates = {setting_of(row): row for row in rows}
+
+    def rank(setting):
+      row = candidates[setting]
+      is_own = self.sampler is not None and str(row.get('sampler') or '').startswith(
+        self.sampler
+      )
+      step = row.get('step')
+      return (
+        {'test': 2, 'val': 1}.get(row.get('split'), 0),
+        is_own,
+        step if is_finite(step) else -1,
+        counts[setting],
+        last[setting],
+      )
+
+    return max(candidates, key=rank, default=None)
+
+  def in_setting(self, setting: tuple) -> 'Results':
+    """The same questions, about one setting only."""
+    rows = [row for row in self.rows if setting_of(row) == setting]
+    return dataclasses.replace(self, rows=rows)
+
+  def targets(self, rows: Sequence[Row]) -> list[str]:
+    """Targets among `rows`: modalities in order, without 'mean'."""
+    found = dict.fromkeys(row.get('target') for row in rows)
+    known = [name for name in self.modalities if name in found]
+    others = [t for t in found if t not in known and t not in (None, 'mean')]
+    return known + others
+
+
+def curve(rows: Sequence[Row], target: str) -> dict[int, Row]:
+  """Number of observed modalities -> the row for `target`.
+
+  A measured mean over subsets wins. Where only single subsets, or single targets,
+  were measured, their plain average is returned: without a standard error, since
+  they share test examples, and with `averaged` = how many.
+  """
+  rows = [row for row in rows if row.get('given') != 'incremental']
+  own = [row for row in rows if row.get('target') == target]
+  out = {}
+  for count in sorted({r['num_given'] for r in own if is_finite(r.get('num_given'))}):
+    here = [row for row in own if row['num_given'] == count]
+    means = [row for row in here if not isinstance(row.get('given'), (list, tuple))]
+    out[count] = means[-1] if means else _average(_last_of_each(here))
+  if target == 'mean':
+    names = dict.fromkeys(row.get('target') for row in rows)
+    singles = [curve(rows, name) for name in names if name not in (None, 'mean')]
+    for count in sorted({count for single in singles for count in single}):
+      if count not in out:
+        out[count] = _average([single[count] for single in singles if count in single])
+  return dict(sorted(out.items()))
+
+
+def incremental(rows: Sequence[Row], target: str) -> dict[int, Row]:
+  """The curve in which modalities are added one by one, in order."""
+  rows = [row for row in rows if row.get('given') == 'incremental']
+  own = {row['num_given']: row for row in rows if row.get('target') == target}
+  return dict(sorted(own.items()))
+
+
+def latest(rows: Sequence[Row], **fields: Any) -> Row | None:
+  """The last row that agrees with `fields`."""
+  found = [row for row in rows if all(row.get(k) == v for k, v in fields.items())]
+  return found[-1] if found else None
+
+
+def mean_row(rows: Sequence[Row]) -> Row | None:
+  """The measured mean over targets, else the average of single targets."""
+  found = latest(rows, target='mean')
+  if found or not rows:
+    return found
+  return _average(list({row.get('target'): row for row in rows}.values()))
+
+
+def _last_of_each(rows):
+  return list({tuple(row.get('given') or ()): row for row in rows}.values())
+
+
+def _average(rows: Sequence[Row]) -> Row:
+  """Plain average; of a single row, the row."""
+  if len(rows) == 1:
+    return rows[0]
+  values = [row['value'] for row in rows]
+  finite = all(is_finite(value) for value in values)
+  sizes = {row.get('n') for row in rows}
+  return {
+    **rows[0],
+    'value': sum(values) / len(values) if finite else None,
+    'stderr': None,
+    'n': sizes.pop() if len(sizes) == 1 else None,
+    'target': 'mean',
+    'given': 'mean',
+    'averaged': len(rows),
+  }

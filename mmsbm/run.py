@@ -1,0 +1,194 @@
+"""A trained run from Python: `mmsbm.load(workdir).sample(given=...)`."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmsbm.build import nearest
+from mmsbm.experiment import Experiment
+from mmsbm.generate import Generator
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.rng import fold_in_name
+from mmsbm.modalities import Modality
+
+Examples = Mapping[str, np.ndarray]
+
+
+def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
+  """The contents of run.json."""
+  path = os.path.join(workdir, 'run.json')
+  try:
+    with open(path) as f:
+      record = json.load(f)
+  except FileNotFoundError as e:
+    raise UserError(f'{path} does not exist: {workdir!r} is not a run.') from e
+  except (OSError, ValueError) as e:
+    raise UserError(f'{path} cannot be read: {e}.') from e
+  if not isinstance(record, dict) or not isinstance(record.get('config'), dict):
+    raise UserError(f'{path} is not the record of a run: it has no config.')
+  return record
+
+
+class Run:
+  """A trained model. The data that it was trained on are not needed.
+
+  Attributes:
+    config: the resolved config.
+    steps: checkpoint step of every learner.
+  """
+
+  def __init__(self, experiment: Experiment):
+    self._experiment = experiment
+    self.config = experiment.config
+    variables, self.steps = experiment.restore()
+    self._generator = Generator(
+      experiment.model,
+      variables,
+      mesh=experiment.mesh,
+      chunk_size=self.config['evaluate']['chunk_size'],
+    )
+
+  @property
+  def modalities(self) -> tuple[str, ...]:
+    """Names, in the order of the latents."""
+    return self._experiment.names
+
+  def _modality(self, name: str) -> Modality:
+    if name not in self.modalities:
+      raise UserError(
+        f'there is no modality {name!r}; they are {list(self.modalities)}.'
+        + nearest(name, self.modalities)
+      )
+    return self._experiment.modalities[self.modalities.index(name)]
+
+  def _check(self, given: Examples) -> dict[str, np.ndarray]:
+    out = {}
+    for name, value in given.items():
+      modality = self._modality(name)
+      value = np.asarray(value)
+      if value.shape == modality.shape:
+        value = value[None]
+      if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+        raise UserError(f'modality {name!r}: the given examples hold NaN or infinity.')
+      out[name] = modality.check(value)
+    return out
+
+  def _fill(self, given: Examples, num: int) -> tuple[np.ndarray, ...]:
+    """Every modality [num, *shape]; zeros where it is not given."""
+    return tuple(
+      np.broadcast_to(given[m.name], (num, *m.shape))
+      if m.name in given
+      else np.zeros((num, *m.shape), m.kind.dtype)
+      for m in self._experiment.modalities
+    )
+
+  def sample(
+    self,
+    given: Examples | None = None,
+    num: int | None = None,
+    seed: int = 0,
+    *,
+    observed: np.ndarray | None = None,
+    sampler: str = 'default',
+  ) -> dict[str, np.ndarray]:
+    """Draws all modalities given any of them.
+
+    Args:
+      given: raw examples by modality: one example [*shape], shown to all samples,
+        or one for each sample [num, *shape]. None or empty: unconditional.
+      num: number of samples; that of the given examples (or 1) by default.
+      seed: of the draw. Sample i depends on (seed, i) and on what it was given.
+      observed: [num, M] bool: which of the given modalities each row may see;
+        all of them by default.
+      sampler: 'default' or a name in config.compare_samplers.
+
+    Returns:
+      {name: [num, *shape]} raw examples of every modality; observed ones come
+      back as they were given.
+
+    Raises:
+      UserError: unknown modality or sampler, wrong shape, NaN.
+
+    Example:
+      >>> run = mmsbm.load('runs/digits')                      # doctest: +SKIP
+      >>> run.sample(given={'m0': image}, num=16)['m1'].shape  # doctest: +SKIP
+      (16, 16, 16, 3)
+    """
+    if sampler not in self._experiment.samplers:
+      raise UserError(
+        f'there is no sampler {sampler!r}; they are {list(self._experiment.samplers)}.'
+        + nearest(sampler, self._experiment.samplers)
+      )
+    if num is not None and num < 1:
+      raise UserError(f'num is {num}; it must be positive.')
+    given = self._check(given or {})
+    sizes = {name: len(value) for name, value in given.items()}
+    if num is None:
+      num = max([1, *sizes.values()])
+    for name, size in sizes.items():
+      if size not in (1, num):
+        raise UserError(
+          f'modality {name!r}: {size} examples given for {num} samples; give 1 or '
+          f'{num}.'
+        )
+    shown = np.array([name in given for name in self.modalities])
+    mask = np.broadcast_to(shown, (num, len(shown)))
+    if observed is not None:
+      observed = np.asarray(observed, bool)
+      if observed.shape != mask.shape:
+        raise UserError(f'observed must be {mask.shape}, not {observed.shape}.')
+      mask = mask & observed
+    x = self._fill(given, num)
+    z = self._generator.encode(x)
+    key = fold_in_name(jax.random.key(seed), 'sample')
+    z = self._generator.sample_latents(z, mask, key=key, sampler=sampler)
+    out = {}
+    for i, (name, value) in enumerate(
+      zip(self.modalities, self._generator.decode(z), strict=True)
+    ):
+      rows = mask[:, i].reshape(-1, *[1] * (value.ndim - 1))
+      out[name] = np.where(rows, x[i], value).astype(value.dtype)
+    return out
+
+  def encode(self, given: Examples) -> dict[str, np.ndarray]:
+    """Standardised latents {name: [N, d]} of raw examples {name: [N, *shape]}."""
+    given = self._check(given)
+    num = max([len(value) for value in given.values()], default=0)
+    if any(len(value) != num for value in given.values()) or not num:
+      raise UserError('encode needs the same number of examples of each modality.')
+    z = self._generator.encode(self._fill(given, num))
+    parts = self._experiment.layout.split(z)
+    return {
+      name: np.asarray(part)
+      for name, part in zip(self.modalities, parts, strict=True)
+      if name in given
+    }
+
+  def decode(self, z: Examples) -> dict[str, np.ndarray]:
+    """Raw examples {name: [N, *shape]} of standardised latents {name: [N, d]}."""
+    layout = self._experiment.layout
+    for name in z:
+      self._modality(name)
+    num = max([len(np.atleast_2d(value)) for value in z.values()], default=0)
+    parts = []
+    for name, dim in zip(self.modalities, layout.dims, strict=True):
+      part = np.zeros((num, dim), np.float32)
+      if name in z:
+        value = np.asarray(z[name], np.float32)
+        if value.shape != part.shape:
+          raise UserError(
+            f'latents of {name!r} must be {part.shape}, not {value.shape}.'
+          )
+        part = value
+      parts.append(part)
+    x = self._generator.decode(np.concatenate(parts, axis=1))
+    return {n: v for n, v in zip(self.modalities, x, strict=True) if n in z}
+
+
+def load(workdir: str | os.PathLike) -> Run:
+  """Loads a run that `python -m mmsbm.main` has trained."""
+  return Run(Experiment(read_record(workdir)['config'], workdir))

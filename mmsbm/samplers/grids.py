@@ -1,0 +1,39 @@
+"""Where a sampler evaluates the network: decreasing times from 1 to time_min."""
+
+import jax
+import jax.numpy as jnp
+
+from mmsbm.diffusion.sde import SDE
+from mmsbm.infra.errors import UserError
+
+_RHO = 7.0  # arXiv 2206.00364, eq. (5)
+
+GRIDS = ('time', 'log_snr', 'edm')
+
+
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+  """Raises a UserError unless the value is one of the choices."""
+  if value not in choices:
+    raise UserError(f'Unknown {option} {value!r}; choose from {list(choices)}.')
+
+
+def time_grid(sde: SDE, grid: str, num_levels: int, time_min: float) -> jax.Array:
+  """Decreasing times [num_levels], the first 1 and the last time_min.
+
+  Args:
+    sde: the process, which relates t to the noise level s = sigma / alpha.
+    grid: 'time' is uniform in t, 'log_snr' in log s, 'edm' in s^(1/7).
+    num_levels: number of times.
+    time_min: last time, where samples count as clean but for a denoising step.
+  """
+  check_choice('grid', grid, GRIDS)
+  u = jnp.linspace(0.0, 1.0, num_levels)
+  if grid == 'time':
+    return 1 + u * (time_min - 1)
+  s_max, s_min = sde.noise_level(1.0), sde.noise_level(time_min)
+  if grid == 'log_snr':
+    s = jnp.exp(jnp.log(s_max) + u * jnp.log(s_min / s_max))
+  else:
+    first, last = s_max ** (1 / _RHO), s_min ** (1 / _RHO)
+    s = (first + u * (last - first)) ** _RHO
+  return jnp.clip(sde.time_of_noise_level(s), time_min, 1.0)

@@ -1,0 +1,283 @@
+"""The training loop: restore, train a block of steps in one scan, log, save.
+
+Batch i is a pure function of (seed, i), and every random draw of (learner key,
+step), so a run that was killed and started again goes through the same states
+as one that was not.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmsbm.data.loader import batch_indices
+from mmsbm.infra import checkpoints, sharding
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.metric_writer import MetricWriter
+from mmsbm.infra.progress import Progress
+from mmsbm.learners.base import Training, TrainState, init_state, train_step
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where batches come from.
+
+  Attributes:
+    arrays: tree of host arrays with one leading axis of length `size`; they may
+      be memory-mapped.
+    size: number of examples.
+    seed: of the order.
+    resident: keep all of it on the devices and gather there; otherwise the host
+      gathers a block of batches at a time.
+    block_bytes: largest size of such a block.
+  """
+
+  arrays: PyTree
+  size: int
+  seed: int
+  resident: bool
+  block_bytes: float = 2.0**30
+
+  def indices(self, first: int, num: int, batch_size: int) -> np.ndarray:
+    """This process's examples of batches first .. first + num - 1, [num, b]."""
+    return np.stack(
+      [
+        batch_indices(
+          self.seed,
+          step,
+          size=self.size,
+          batch_size=batch_size,
+          process_index=jax.process_index(),
+          process_count=jax.process_count(),
+        )
+        for step in range(first, first + num)
+      ]
+    )
+
+  def block_steps(self, steps: int, batch_size: int) -> int:
+    """Steps of a block, fewer than `steps` where their batches do not fit."""
+    if self.resident:
+      return steps
+    example = sum(a.nbytes for a in jax.tree.leaves(self.arrays)) / self.size
+    return int(min(steps, max(1, self.block_bytes // (example * batch_size))))
+
+  def gather(self, indices: np.ndarray) -> PyTree:
+    """Host arrays [num, b, ...] of the examples `indices` [num, b]."""
+    # Sorted reads are what a memory map is fast at.
+    unique, inverse = np.unique(indices, return_inverse=True)
+    inverse = inverse.reshape(indices.shape)
+    return jax.tree.map(lambda a: np.asarray(a[unique])[inverse], self.arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopOptions:
+  """How often the loop comes back to the host.
+
+  Attributes:
+    block_steps: steps in one scan; what is logged is the mean over a block.
+    checkpoint_every_steps: at the end of the first block that reaches it.
+    keep_checkpoints: newest ones that stay on disk.
+  """
+
+  block_steps: int
+  checkpoint_every_steps: int
+  keep_checkpoints: int = 2
+
+
+def to_tree(state: TrainState) -> dict[str, Any]:
+  """What is saved: optimiser states are lists of leaves, without their classes."""
+  leaves = jax.tree.leaves(state.opt_state)
+  return {
+    'step': state.step,
+    'params': state.params,
+    'ema_params': state.ema_params,
+    'mutables': state.mutables,
+    'ema_mutables': state.ema_mutables,
+    'opt_state': {str(i): leaf for i, leaf in enumerate(leaves)},
+  }
+
+
+def from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
+  """Inverse of `to_tree`; `like` gives the structure of the optimiser state."""
+  leaves = [tree['opt_state'][str(i)] for i in range(len(tree['opt_state']))]
+  opt_state = jax.tree.unflatten(jax.tree.structure(like.opt_state), leaves)
+  return TrainState(
+    step=tree['step'],
+    params=tree['params'],
+    ema_params=tree['ema_params'],
+    mutables=tree['mutables'],
+    ema_mutables=tree['ema_mutables'],
+    opt_state=opt_state,
+  )
+
+
+def directory(workdir: str | os.PathLike, name: str) -> str:
+  """Checkpoint folder of the learner `name`."""
+  return os.path.join(workdir, 'checkpoints', name)
+
+
+def finished(workdir: str | os.PathLike, training: Training) -> bool:
+  """Whether the last step of `training` is on disk."""
+  latest = checkpoints.latest_step(directory(workdir, training.name))
+  return latest is not None and latest >= training.num_steps
+
+
+def _resume_step(workdir, group: Sequence[Training]) -> int:
+  """Newest step that every learner of the group has saved; 0 if there is none."""
+  saved = [set(checkpoints.all_steps(directory(workdir, t.name))) for t in group]
+  return max(set.intersection(*saved) | {0}) if saved else 0
+
+
+def train_group(
+  group: Sequence[Training],
+  source: Source,
+  *,
+  workdir: str | os.PathLike,
+  options: LoopOptions,
+  mesh: jax.sharding.Mesh,
+  frozen: PyTree = None,
+) -> None:
+  """Trains learners side by side on the same batches, in one program.
+
+  Learners that are finished are skipped; the others resume from the newest step
+  that all of them have. They share `num_steps` and `batch_size`, and nothing else:
+  each gives the same result alone as in company.
+
+  Args:
+    group: the learners.
+    source: training examples.
+    workdir: where checkpoints and metrics.jsonl lie.
+    options: block and checkpoint intervals.
+    mesh: devices; the batch is split over them.
+    frozen: constant argument of the losses.
+
+  Raises:
+    UserError: a loss is not finite, or the batch does not fit the devices.
+  """
+  group = [t for t in group if not finished(workdir, t)]
+  if not group:
+    return
+  (num_steps,) = {t.num_steps for t in group}
+  (batch_size,) = {t.batch_size for t in group}
+  if batch_size % jax.device_count():
+    raise UserError(
+      f'batch size {batch_size} cannot be split over {jax.device_count()} devices.'
+    )
+  trainings = {t.name: t for t in group}
+  replicated = sharding.replicated(mesh)
+
+  example = jax.tree.map(lambda a: np.asarray(a[:1]), source.arrays)
+  states = {name: init_state(t, example) for name, t in trainings.items()}
+  first = _resume_step(workdir, group)
+  if first:
+    for name, state in states.items():
+      abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+        to_tree(state),
+      )
+      tree = checkpoints.restore(directory(workdir, name), abstract, step=first)
+      states[name] = from_tree(tree, state)
+  states = jax.device_put(states, replicated)
+  arrays = sharding.put_replicated(source.arrays, mesh) if source.resident else None
+  frozen = sharding.put_replicated(frozen, mesh)
+
+  @jax.jit(donate_argnames=('states',), out_shardings=replicated)
+  def run_block(states, frozen, arrays, xs):
+    def body(states, x):
+      batch = x if arrays is None else jax.tree.map(lambda a: a[x], arrays)
+      new = {
+        name: train_step(trainings[name], state, frozen, batch)
+        for name, state in states.items()
+      }
+      return {n: s for n, (s, _) in new.items()}, {n: m for n, (_, m) in new.items()}
+
+    states, metrics = jax.lax.scan(body, states, xs)
+    return states, jax.tree.map(jnp.mean, metrics)
+
+  label = ', '.join(trainings) if len(trainings) < 4 else f'{len(trainings)} learners'
+  writer = MetricWriter(workdir)
+  writer.truncate_after(dict.fromkeys(trainings, first))
+  with writer, Progress(f'train {label}', num_steps, first) as progress:
+    step, saved = first, first
+    block_steps = source.block_steps(options.block_steps, batch_size)
+    while step < num_steps:
+      num = min(block_steps, num_steps - step)
+      start = time.perf_counter()
+      indices = source.indices(step, num, batch_size)
+      xs = indices if source.resident else source.gather(indices)
+      xs = sharding.put_batch(xs, mesh, axis=1)
+      states, metrics = run_block(states, frozen, arrays, xs)
+      metrics = jax.device_get(metrics)
+      step += num
+      rate = num / (time.perf_counter() - start)
+      for name, values in metrics.items():
+        # A strict test: one NaN in a block makes its mean NaN.
+        if not np.isfinite(values['loss']):
+          raise _diverged(f'the loss of {name}', step - num, step, saved)
+        writer.write(step, name, {**values, 'steps_per_second': rate})
+      losses = '  '.join(f'{v["loss"]:.4g}' for v in metrics.values())
+      progress.update(step, f'loss {losses}')
+      if step - saved >= options.checkpoint_every_steps or step == num_steps:
+        _check_finite(states, step, saved)
+        for name, state in states.items():
+          checkpoints.save(
+            directory(workdir, name),
+            step,
+            to_tree(state),
+            keep=options.keep_checkpoints,
+          )
+        saved = step
+
+
+@jax.jit
+def _all_finite(tree: PyTree) -> jax.Array:
+  return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
+
+
+def _check_finite(states: dict[str, TrainState], step: int, saved: int) -> None:
+  """A last update may spoil parameters whose losses were all finite."""
+  for name, state in states.items():
+    if not _all_finite((state.params, state.ema_params, state.mutables)):
+      raise _diverged(f'a parameter of {name}', saved, step, saved)
+
+
+def _diverged(what: str, first: int, last: int, saved: int) -> UserError:
+  kept = f'Checkpoint {saved} is unharmed.' if saved else 'Nothing was saved.'
+  return UserError(
+    f'{what} is not finite between steps {first} and {last}: lower its learning '
+    f'rate, or look for bad values in the data. {kept}'
+  )
+
+
+def load_variables(
+  workdir: str | os.PathLike,
+  training: Training,
+  batch: Any,
+  mesh: jax.sharding.Mesh,
+) -> tuple[PyTree, int]:
+  """EMA variables of a trained learner, and the step they are from.
+
+  Args:
+    workdir: of the run.
+    training: the learner.
+    batch: examples that give shapes only.
+    mesh: devices to put them on.
+  """
+  state = jax.eval_shape(lambda: init_state(training, batch))
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding.replicated(mesh)
+    ),
+    {'ema_params': state.ema_params, 'ema_mutables': state.ema_mutables},
+  )
+  folder = directory(workdir, training.name)
+  step = checkpoints.latest_step(folder)
+  tree = checkpoints.restore(folder, abstract, step=step)
+  return {'params': tree['ema_params'], **tree['ema_mutables']}, step

@@ -1,0 +1,47 @@
+"""The benchmark prints a row for everything that it measures."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _benchmark(tmp_path, *arguments):
+  environment = {
+    **os.environ,
+    'MMSBM_CACHE': str(tmp_path),
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+  }
+  return subprocess.run(
+    [sys.executable, '-m', 'mmsbm.benchmark', *arguments],
+    cwd=ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_rows(tmp_path):
+  result = _benchmark(
+    tmp_path, '--config=configs/arrays.py:smoke', '--what=startup,train,sample',
+    '--blocks=2',
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr
+  rows = [json.loads(line) for line in result.stdout.splitlines()]
+  assert [r['stage'] for r in rows if r['what'] == 'train'] == [
+    'classifier', 'unimodal', 'score',
+  ]  # fmt: skip
+  assert [r['nfe'] for r in rows if 'nfe' in r] == [4, 5, 10, 50]
+  assert rows[0]['train_examples'] == 480
+  for row in rows:
+    assert min(v for v in row.values() if isinstance(v, int | float)) > 0, row
+    assert row['matmul_gflops'] and row['peak_memory_mb'] > 50
+
+
+def test_mistakes(tmp_path):
+  result = _benchmark(tmp_path, '--config=configs/arrays.py:smoke', '--what=speed')
+  assert result.returncode == 2
+  assert result.stderr.startswith('error: --what=speed is not one of [')

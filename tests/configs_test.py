@@ -1,0 +1,153 @@
+"""Every config runs from raw data to the report; README and configs agree."""
+
+import importlib
+import json
+import pathlib
+import re
+import shlex
+
+import jax
+import pytest
+
+from mmsbm.main import execute
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted(
+  p.stem
+  for p in (ROOT / 'configs').glob('*.py')
+  if p.stem not in ('__init__', 'common')
+)
+# Every method and every preset of every config, with few modalities: time goes to
+# compilation.
+RUNS = (
+  ('arrays', 'method=sbm_vae'),
+  ('arrays', 'method=sbm_rae,modalities=2'),
+  ('digits', 'method=sbm_vae,modalities=3'),
+  ('digits', 'method=sbm_rae,modalities=2'),
+  ('polymnist', 'method=sbm_vae,modalities=2'),
+  ('polymnist', 'method=sbm_rae,modalities=2,preset=cpu'),
+  ('polymnist', 'method=sbm_vae,modalities=2,preset=paper'),
+)
+
+
+def _get_config(name, arguments):
+  return importlib.import_module(f'configs.{name}').get_config(arguments)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch):
+  monkeypatch.setenv('MMSBM_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
+
+
+@pytest.fixture
+def fast_compilation():
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+  jax.clear_caches()
+
+
+def _run(config, workdir):
+  execute(config.to_dict(), str(workdir), 'run', ['', '--config=smoke'])
+  with open(workdir / 'results.jsonl') as f:
+    return [json.loads(line) for line in f]
+
+
+def test_all_methods_and_presets_are_run():
+  assert {name for name, _ in RUNS} == set(CONFIGS)
+  for name in CONFIGS:
+    module = importlib.import_module(f'configs.{name}')
+    done = [_get_config(name, arguments) for n, arguments in RUNS if n == name]
+    assert {c.method for c in done} == set(module.METHODS)
+    assert {c.preset for c in done} == set(getattr(module, 'PRESETS', ('default',)))
+
+
+@pytest.mark.parametrize('name,arguments', RUNS)
+def test_smoke(name, arguments, tmp_path, fast_compilation):
+  config = _get_config(name, f'smoke,{arguments}')
+  rows = _run(config, tmp_path)
+  values = {(r['metric'], r['num_given']) for r in rows if 'num_given' in r}
+  num = len(config.modalities)
+  assert {('coherence', k) for k in range(1, num)} <= values
+  judged = [spec for spec in config.modalities.values() if spec.judge]
+  assert (('joint_coherence', 0) in values) == (len(judged) > 1)
+  assert {r['target'] for r in rows if r['metric'] == 'reconstruction'} > {'mean'}
+  assert all(r['n'] <= config.evaluate.num_examples and r['n'] > 10 for r in rows)
+  page = (tmp_path / 'report' / 'index.html').read_text()
+  assert config.method in page and page.count('data:image/png') >= 5
+  record = json.loads((tmp_path / 'run.json').read_text())
+  assert list(record['config']['modalities']) == list(config.modalities)
+  assert f'unimodal/{next(iter(config.modalities))}' in record['parameters']
+
+
+def test_arrays_without_labels(tmp_path, fast_compilation):
+  config = _get_config('arrays', 'smoke,modalities=2')
+  config.modalities.image.judge = ''
+  rows = _run(config, tmp_path)
+  # Nothing is judged; attributes need no judge.
+  assert {(r['metric'], r['target']) for r in rows} == {('f1', 'attributes')}
+  assert (tmp_path / 'samples' / 'given_first_1.png').exists()
+  assert (tmp_path / 'report' / 'index.html').exists()
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_arguments(name):
+  config = _get_config(name, None)
+  assert (config.method, config.preset) == ('sbm_vae', 'default')
+  assert len(_get_config(name, 'modalities=2').modalities) == 2
+  for argument, message in (
+    ('smok', "unknown config argument 'smok'; .* Did you mean 'smoke'?"),
+    ('method=sbm', r'method=sbm is not one of \['),
+    ('preset=none', r'preset=none is not one of \['),
+    ('modalities=two', "modalities is of type int: 'two'"),
+    ('modalities=1', 'modalities=1 is not'),
+    ('smoke=maybe', "smoke is True or False, not 'maybe'"),
+  ):
+    with pytest.raises(ValueError, match=message) as error:
+      _get_config(name, argument)
+    assert '\n' not in str(error.value)
+
+
+def test_defaults_are_complete():
+  """All configs have the same sections, so that a tool can read any of them."""
+  sections = [set(_get_config(name, None)) for name in CONFIGS]
+  assert all(s == sections[0] for s in sections)
+
+
+def _readme_commands():
+  """Command lines in the README's fenced blocks, continued lines joined."""
+  text = (ROOT / 'README.md').read_text()
+  blocks = re.findall(r'^```\w*\n(.*?)^```', text, flags=re.M | re.S)
+  lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
+  return [line.partition('#')[0].strip() for line in lines if '--config=' in line]
+
+
+@pytest.mark.parametrize('command', _readme_commands())
+def test_readme_commands(command):
+  words = shlex.split(command)
+  if words[0] == 'bash':
+    assert (ROOT / words[1]).is_file()
+  else:
+    assert words[:2] == ['python', '-m']
+    assert (ROOT / (words[2].replace('.', '/') + '.py')).is_file()
+  options = dict(w.lstrip('-').split('=', 1) for w in words if w.startswith('--'))
+  path, _, arguments = options.pop('config').partition(':')
+  config = _get_config(pathlib.Path(path).stem, arguments)
+  assert (ROOT / path).is_file()
+  for option, value in options.items():
+    if option.startswith('config.'):
+      node = config
+      for key in option.split('.')[1:]:
+        assert key in node, f'{option} does not exist'
+        node = node[key]
+      assert isinstance(node, str) or type(node)(value) is not None
+    else:
+      assert option in ('workdir', 'mode', 'what', 'blocks')
+
+
+def test_readme_has_the_two_commands():
+  commands = ' '.join((ROOT / 'README.md').read_text().split())
+  assert (
+    'bash launch/local.sh --config=configs/digits.py --workdir=runs/digits' in commands
+  )
+  assert 'bash launch/test.sh' in commands

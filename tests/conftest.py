@@ -1,0 +1,66 @@
+"""One finished smoke run for all tests that look at a run."""
+
+import gc
+import os
+import sys
+import time
+import warnings
+
+import pytest
+
+
+@pytest.fixture
+def settle():
+  """Lets what a failed restore left behind complain before the next test."""
+  yield
+  for _ in range(2):
+    gc.collect()
+    time.sleep(0.2)
+
+
+@pytest.fixture(scope='session')
+def cache(tmp_path_factory):
+  """A folder of prepared data sets of the tests' own."""
+  folder = tmp_path_factory.mktemp('cache')
+  old = os.environ.get('MMSBM_CACHE')
+  os.environ['MMSBM_CACHE'] = str(folder)
+  yield folder
+  if old is None:
+    del os.environ['MMSBM_CACHE']
+  else:
+    os.environ['MMSBM_CACHE'] = old
+
+
+@pytest.fixture(scope='session')
+def program(cache):
+  """Runs `python -m mmsbm.main` in this process: arguments to exit code."""
+  from absl import flags
+
+  from mmsbm import main
+
+  def run(*arguments):
+    argv = ['main.py', *arguments]
+    for name in ('config', 'workdir', 'mode'):
+      flags.FLAGS[name].unparse()
+    # Overrides of an earlier config, each of which is a flag.
+    for name in [n for n in flags.FLAGS if n.startswith('config.')]:
+      delattr(flags.FLAGS, name)
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+      # ml_collections reads config files by a function that Python will drop, and
+      # overrides from sys.argv.
+      warnings.filterwarnings('ignore', 'the load_module', DeprecationWarning)
+      patch.setattr(sys, 'argv', argv)
+      return main.main(argv)
+
+  return run
+
+
+@pytest.fixture(scope='session')
+def smoke_run(program, tmp_path_factory):
+  """Workdir of a finished run of configs/digits.py:smoke; tests do not change it."""
+  workdir = tmp_path_factory.mktemp('runs') / 'smoke'
+  code = program(
+    '--config=configs/digits.py:smoke,modalities=3', f'--workdir={workdir}'
+  )
+  assert code == 0
+  return workdir

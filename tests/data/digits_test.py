@@ -1,0 +1,121 @@
+"""Digits that need no download."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import sklearn.datasets
+
+from mmsbm.data import backgrounds, dataset, digits
+from mmsbm.infra.errors import UserError
+
+_SMALL = {'num_train': 400, 'num_val': 160, 'num_test': 90}
+
+
+def test_instances_are_those_of_scikit_learn():
+  images, labels = digits.load_instances()
+  expected, expected_labels = sklearn.datasets.load_digits(return_X_y=True)
+  np.testing.assert_array_equal(images.reshape(-1, 64), expected)
+  np.testing.assert_array_equal(labels, expected_labels)
+
+
+def test_instances_are_split_without_overlap():
+  parts = digits.split_instances(0)
+  assert {k: len(v) for k, v in parts.items()} == digits.NUM_INSTANCES
+  assert tuple(parts) == dataset.SPLITS
+  np.testing.assert_array_equal(
+    np.sort(np.concatenate(list(parts.values()))), np.arange(1797)
+  )
+  assert not np.array_equal(parts['test'], digits.split_instances(1)['test'])
+
+
+@pytest.mark.parametrize('size', [16, 21, 28])
+def test_warp_equals_scipy(size):
+  images = digits.load_instances()[0][:12]
+  affine = digits.random_affine(np.random.default_rng(0), len(images), 2.0)
+  position = (np.arange(size) + 0.5) * 8 / size - 0.5
+  y, x = np.meshgrid(position - 3.5, position - 3.5, indexing='ij')
+  plain, warped = digits.warp(images, size), digits.warp(images, size, affine)
+  for i, a in enumerate(affine):
+    for found, matrix in ((plain[i], np.eye(2, 3)), (warped[i], a)):
+      where = [m[0] * y + m[1] * x + m[2] + 3.5 for m in matrix]
+      expected = scipy.ndimage.map_coordinates(
+        images[i], where, order=1, mode='grid-constant'
+      )
+      np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_random_affine_is_within_its_limits():
+  affine = digits.random_affine(np.random.default_rng(0), 5000, 1.0)
+  # Undo the shear in closed form: the second column is scale * (-sin, cos).
+  scale = np.hypot(affine[:, 0, 1], affine[:, 1, 1])
+  angle = np.arctan2(-affine[:, 0, 1], affine[:, 1, 1])
+  shear = affine[:, 1, 0] - scale * np.sin(angle)
+  for values, limit in (
+    (scale - 1, 0.1), (angle, 0.17), (shear, 0.1),
+    (affine[:, 0, 2], 0.6), (affine[:, 1, 2], 0.6),
+  ):  # fmt: skip
+    assert 0.99 * limit < np.abs(values).max() < 1.00001 * limit
+    assert abs(values.mean()) < 4 * limit / np.sqrt(3 * 5000)
+  still = digits.random_affine(np.random.default_rng(0), 3, 0.0)
+  np.testing.assert_array_equal(still, np.tile(np.eye(2, 3), (3, 1, 1)))
+
+
+def test_pictures_show_the_class_on_the_photograph_of_the_modality(tmp_path):
+  """Every picture is a crop of the right photograph and an inverted test digit."""
+  photos = {'a': 'flower', 'b': 'coffee'}
+  data = digits.build(tuple(photos), tmp_path, photos=tuple(photos.values()), **_SMALL)
+  images, labels = digits.load_instances()
+  rows = digits.split_instances(0)['test']
+  masks = digits.warp(images[rows], 16) > 7.5
+  split = data.splits['test']
+  for name, photo in photos.items():
+    (photograph,) = backgrounds.load_backgrounds((photo,), 1)
+    pixels = photograph.pixels.astype(np.int32) @ [1 << 16, 1 << 8, 1]
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (16, 16))
+    for i in range(8):
+      shown = split.arrays[name][i].astype(np.int32) @ [1 << 16, 1 << 8, 1]
+      candidates = masks[labels[rows] == split.labels[i]]
+      # Pixels that no digit of the class covers tell where the crop may be from.
+      here = np.ones(windows.shape[:2], bool)
+      for y, x in np.argwhere(~candidates.any(0))[::7]:
+        here &= windows[:, :, y, x] == shown[y, x]
+      crops = windows[here]
+      assert 1 <= len(crops) < 100
+      expected = np.where(candidates, 0xFFFFFF - crops[:, None], crops[:, None])
+      assert (expected == shown).all((2, 3)).any(), (name, i)
+
+
+def test_dataset(tmp_path):
+  names = ('m0', 'm1', 'm2')
+  data = digits.build(names, tmp_path, **_SMALL)
+  assert [len(s) for s in data.splits.values()] == [400, 160, 90]
+  assert data.num_classes == 10
+  train = data.splits['train']
+  assert train.arrays['m1'].shape == (400, 16, 16, 3)
+  assert train.arrays['m1'].dtype == np.uint8
+  assert 'CC BY 2.0' in data.source and '400/160/90' in data.source
+  plain = digits.build(names, tmp_path, augment=0.0, **_SMALL)
+  assert plain.content_hash != data.content_hash
+  np.testing.assert_array_equal(plain.splits['val'].arrays['m0'],
+                                data.splits['val'].arrays['m0'])  # fmt: skip
+  assert not np.array_equal(plain.splits['train'].arrays['m0'], train.arrays['m0'])
+  # Class frequencies are those of the instances: 9.9 % to 10.2 % each.
+  frequencies = np.bincount(train.labels) / 400
+  assert np.abs(frequencies - 0.1).max() < 4 * np.sqrt(0.1 * 0.9 / 400)
+
+
+@pytest.mark.parametrize(
+  ('names', 'kwargs', 'message'),
+  [
+    (('a',), {}, '2 to 10 modalities, not 1'),
+    (tuple('abcdefghijk'), {}, '2 to 10 modalities, not 11'),
+    (('a', 'b'), {'photos': ('cell',)}, 'need 2 background'),
+    (('a', 'b'), {'image_size': 32}, '16 to 28'),
+    (('a', 'b'), {'num_val': 0}, 'num_val'),
+    (('a', 'b'), {'augment': -1.0}, 'augment'),
+    (('a', 'b'), {'seed': -1}, 'seed'),
+  ],
+)
+def test_mistakes(tmp_path, names, kwargs, message):
+  with pytest.raises(UserError, match=message):
+    digits.build(names, tmp_path, **kwargs)

@@ -1,0 +1,328 @@
+"""The protocol, with models whose numbers are known."""
+
+import dataclasses
+import json
+import pathlib
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmsbm import evaluate
+from mmsbm.data.dataset import MultimodalDataset, Split
+from mmsbm.distributions import Normal
+from mmsbm.experiment import describe_sampler
+from mmsbm.generate import Generator
+from mmsbm.infra import sharding
+from mmsbm.infra.errors import UserError
+from mmsbm.latents import LatentLayout
+from mmsbm.learners.classifier import Classifier
+from mmsbm.modalities import Image, Modality
+from mmsbm.samplers.dpm_solver import DPMSolver
+
+CLASSES, NAMES, SHAPE = 10, ('a', 'b', 'c'), (2, 2, 1)
+
+
+class ReadClass(nn.Module):
+  """The first pixel is the class."""
+
+  def __call__(self, x, train):
+    pixel = jnp.round(x[:, 0, 0, 0] * 255).astype(jnp.int32)
+    return jax.nn.one_hot(pixel, CLASSES), x.reshape(len(x), -1)[:, :2]
+
+
+MODALITIES = tuple(
+  Modality(
+    name=name,
+    kind_name='image',
+    kind=Image(),
+    shape=SHAPE,
+    latent_dim=1,
+    encoder=None,
+    decoder=None,
+    likelihood=Normal(),
+    judge='digit',
+  )
+  for name in NAMES
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fake:
+  """The latent of a modality is its class.
+
+  'perfect' gives hidden modalities the class of an observed one, or one class
+  for all; 'independent' gives each a class of its own; 'first' copies a only.
+  """
+
+  kind: str
+  modalities = MODALITIES
+  layout = LatentLayout((1, 1, 1))
+  samplers = types.MappingProxyType({'default': None, 'with_7_steps': None})
+
+  def encode(self, variables, x):
+    return jnp.stack([a[:, 0, 0, 0] for a in x], 1).astype(jnp.float32)
+
+  def decode(self, variables, z):
+    pixels = jnp.zeros((len(z), 3, *SHAPE), jnp.uint8)
+    pixels = pixels.at[:, :, 0, 0, 0].set(z.astype(jnp.uint8))
+    # Features need some spread for a Frechet distance.
+    spread = (jnp.arange(len(z)) % 7).astype(jnp.uint8)
+    pixels = pixels.at[:, :, 0, 1, 0].set(spread[:, None])
+    return tuple(pixels[:, m] for m in range(3))
+
+  def sample_latents(self, variables, keys, z, observed, sampler):
+    def one(key):
+      return jax.random.randint(key, (3,), 0, CLASSES)
+
+    drawn = jax.vmap(one)(keys).astype(jnp.float32)
+    if self.kind == 'perfect':
+      shown = jnp.take_along_axis(z, observed.argmax(1)[:, None], 1)
+      drawn = jnp.where(observed.any(1, keepdims=True), shown, drawn[:, :1])
+    elif self.kind == 'first':
+      drawn = jnp.where(observed[:, :1], z[:, :1], drawn)
+    return jnp.where(observed, z, jnp.broadcast_to(drawn, z.shape))
+
+
+class FakeExperiment:
+  """What the protocol asks of an experiment."""
+
+  def __init__(self, workdir, num=997, num_present=997, **config):
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, CLASSES, num).astype(np.int32)
+    images = rng.integers(0, 9, (num, *SHAPE)).astype(np.uint8)
+    images[:, 0, 0, 0] = label
+    present = np.ones((num, 3), bool)
+    present[num_present:, 1] = False
+    split = Split(dict.fromkeys(NAMES, images), present, label)
+    self.workdir = workdir
+    self.names, self.modalities = NAMES, MODALITIES
+    self.dataset = MultimodalDataset(
+      NAMES, {'train': split, 'val': split, 'test': split}, CLASSES, 'hash', 'fake'
+    )
+    self.config = {
+      'seed': 3,
+      'method': 'fake',
+      'preset': 'none',
+      'conditioning': {'name': 'none'},
+      'sampler': {'name': 'dpm_solver', 'num_steps': 5},
+      'compare_samplers': {'with_7_steps': {'name': 'dpm_solver', 'num_steps': 7}},
+      'evaluate': {
+        'split': 'test',
+        'num_examples': 10_000,
+        'max_subsets': 10,
+        'chunk_size': 100,
+        'precision_recall': False,
+        'inception_weights': '',
+        'seed': 4,
+      }
+      | config,
+    }
+
+  def split(self, section):
+    return self.dataset.splits[self.config[section]['split']]
+
+  def sampler_spec(self, name):
+    others = self.config['compare_samplers']
+    return self.config['sampler'] if name == 'default' else others[name]
+
+  @property
+  def samplers(self):
+    return {
+      name: DPMSolver(num_steps=self.sampler_spec(name)['num_steps'])
+      for name in ('default', *self.config['compare_samplers'])
+    }
+
+
+def make_generator(kind, chunk_size=100):
+  return Generator(
+    Fake(kind),
+    {},
+    mesh=sharding.make_mesh(),
+    chunk_size=chunk_size,
+    judges=(Classifier('digit', ReadClass(), MODALITIES, (0, 1, 2)),),
+    judge_variables={'digit': {}},
+  )
+
+
+def measure(workdir, kind, chunk_size=100, steps=None, **kwargs):
+  experiment = FakeExperiment(workdir, **kwargs)
+  steps = steps or {'score': 20}
+  return evaluate.evaluate(experiment, make_generator(kind, chunk_size), steps)
+
+
+@pytest.fixture(scope='module')
+def rows(tmp_path_factory):
+  """Rows of every kind of model."""
+  folder = tmp_path_factory.mktemp('rows')
+  kinds = ('perfect', 'independent', 'first')
+  return {kind: measure(folder / kind, kind) for kind in kinds}
+
+
+def values(rows, metric, **fields):
+  return [
+    r['value']
+    for r in rows
+    if r['metric'] == metric and all(r.get(k) == v for k, v in fields.items())
+  ]
+
+
+def test_a_perfect_model_scores_one_everywhere(rows):
+  for metric in ('coherence', 'joint_coherence', 'reconstruction'):
+    got = values(rows['perfect'], metric)
+    assert got and set(got) == {1.0}
+  assert set(values(rows['perfect'], 'classifier_accuracy')) == {1.0}
+
+
+def test_an_independent_model_is_at_chance(rows):
+  got = rows['independent']
+  error = np.sqrt(0.1 * 0.9 / 997)
+  coherence = values(got, 'coherence')
+  assert len(coherence) > 20
+  assert np.abs(np.array(coherence) - 0.1).max() < 4.5 * error
+  # All three agree: 1/100. Any two: 1 - 0.9 * 0.8.
+  joint = values(got, 'joint_coherence', at_least=3)
+  np.testing.assert_allclose(joint, 0.01, atol=4.5 * np.sqrt(0.01 * 0.99 / 997))
+  two = [
+    r['value']
+    for r in got
+    if r['metric'] == 'joint_coherence' and r['at_least'] == 2 and 'reference' not in r
+  ]
+  np.testing.assert_allclose(two, 0.28, atol=4.5 * np.sqrt(0.28 * 0.72 / 997))
+  assert set(values(got, 'reconstruction')) == {1.0}
+
+
+def test_the_right_modalities_are_given(rows):
+  """A model that looks at a only is coherent exactly where a is given."""
+  got = [r for r in rows['first'] if r['metric'] == 'coherence']
+  singles = [r for r in got if isinstance(r['given'], list) and r['target'] != 'mean']
+  assert {tuple(r['given']) for r in singles} == {
+    ('a',), ('b',), ('c',), ('a', 'b'), ('a', 'c'), ('b', 'c'),
+  }  # fmt: skip
+  for r in singles:
+    assert r['target'] not in r['given'] and r['num_given'] == len(r['given'])
+    if 'a' in r['given']:
+      assert r['value'] == 1.0
+    else:
+      assert abs(r['value'] - 0.1) < 0.05
+  # Averages: one given, (1 + 1 + 4 chance) / 6; two given, (1 + 1 + chance) / 3.
+  (one,) = values(got, 'coherence', num_given=1, given='mean')
+  assert abs(one - (2 + 0.4) / 6) < 0.03
+  two = values(got, 'coherence', num_given=2, given='mean')
+  np.testing.assert_allclose(two, 2.1 / 3, atol=0.02)
+  curve = [r for r in got if r['given'] == 'incremental']
+  assert {(r['num_given'], r['target']) for r in curve} == {(1, 'c'), (2, 'c')}
+
+
+def test_every_row_says_what_it_is(rows):
+  got = rows['independent']
+  for r in got:
+    assert r['n'] == 997 and r['split'] == 'test' and r['step'] == 20
+    assert r['seed'] == 3 and r['evaluation_seed'] == 4 and r['model'] == 'fake'
+    if r['metric'] in ('coherence', 'joint_coherence', 'frechet'):
+      assert (r['sampler'], r['nfe']) in {
+        ('dpm_solver(num_steps=5)', 5), ('dpm_solver(num_steps=7)', 7),
+      }  # fmt: skip
+    if r['metric'] == 'frechet':
+      assert r['features'] == 'classifier'
+  assert describe_sampler(DPMSolver()) == 'dpm_solver()'
+  for metric in ('coherence', 'reconstruction', 'frechet', 'classifier_accuracy'):
+    assert values(got, metric, target='mean')
+
+
+def test_errors_are_binomial(rows):
+  for r in rows['independent']:
+    if r['metric'] == 'coherence' and r['target'] in NAMES:
+      expected = np.sqrt(r['value'] * (1 - r['value']) / 997)
+      np.testing.assert_allclose(r['stderr'], expected, rtol=1e-6)
+
+
+def test_the_chunk_size_changes_nothing(rows, tmp_path):
+  other = measure(tmp_path, 'independent', chunk_size=64)
+  drop = lambda rows: [  # noqa: E731
+    r for r in rows if r['metric'] != 'frechet'
+  ]
+  assert drop(other) == drop(rows['independent'])
+
+
+def test_only_complete_examples_are_counted(tmp_path):
+  got = measure(tmp_path, 'perfect', num=130, num_present=107)
+  assert {r['n'] for r in got} == {107}
+  with pytest.raises(UserError, match='no test example has all modalities'):
+    measure(tmp_path / 'none', 'perfect', num=130, num_present=0)
+
+
+def test_as_many_examples_as_asked_for(tmp_path):
+  got = measure(tmp_path, 'perfect', num=130, num_present=130, num_examples=77)
+  assert {r['n'] for r in got} == {77}
+
+
+@pytest.fixture
+def counted(monkeypatch):
+  """Names of the measurements that are made."""
+  made = []
+  for name in ('classifier', 'reconstruction', 'unconditional', 'given'):
+    original = getattr(evaluate.Protocol, name)
+
+    def wrapper(self, *args, _original=original, _name=name):
+      made.append('_'.join(map(str, (_name, *args))))
+      return _original(self, *args)
+
+    monkeypatch.setattr(evaluate.Protocol, name, wrapper)
+  return made
+
+
+DEFAULT = {'unconditional_default', 'given_2_default', 'given_1_default'}
+OTHER = {'unconditional_with_7_steps', 'given_2_with_7_steps'}
+PLAIN = {'classifier', 'reconstruction'}
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path, counted):
+  small = dict(num=60, num_present=60)
+
+  def again(change=None, **kwargs):
+    counted.clear()
+    experiment = FakeExperiment(tmp_path, **small)
+    if change:
+      change(experiment.config)
+    return evaluate.evaluate(
+      experiment, make_generator('perfect'), {'score': 20} | kwargs
+    )
+
+  first = again()
+  assert set(counted) == PLAIN | DEFAULT | OTHER
+  assert again() == first and not counted
+  # Another sampler is measured; what it does not concern stays.
+  again(lambda c: c['compare_samplers']['with_7_steps'].update(num_steps=9))
+  assert set(counted) == OTHER
+  again(lambda c: c['sampler'].update(num_steps=4))
+  assert set(counted) == DEFAULT
+  # Everything depends on the checkpoints and on the settings.
+  again(score=40)
+  assert set(counted) == PLAIN | DEFAULT | OTHER
+  again(lambda c: c['evaluate'].update(seed=9))
+  assert set(counted) == PLAIN | DEFAULT | OTHER
+
+
+def test_a_torn_measurement_is_made_again(tmp_path, counted):
+  small = dict(num=60, num_present=60)
+  first = measure(tmp_path, 'perfect', **small)
+  on_disk = pathlib.Path(tmp_path, 'results.jsonl').read_bytes()
+  files = sorted(pathlib.Path(tmp_path, 'evaluation').iterdir())
+  for path, content in zip(
+    files, [b'', b'[{"metric": "coh', b'{}', b'\xff'], strict=False
+  ):
+    path.write_bytes(content)
+  counted.clear()
+  assert measure(tmp_path, 'perfect', **small) == first
+  assert len(counted) == 4
+  assert pathlib.Path(tmp_path, 'results.jsonl').read_bytes() == on_disk
+
+
+def test_the_file_holds_what_is_returned(tmp_path):
+  rows = measure(tmp_path, 'perfect', num=60, num_present=60)
+  lines = pathlib.Path(tmp_path, 'results.jsonl').read_text().splitlines()
+  assert [json.loads(line) for line in lines] == rows

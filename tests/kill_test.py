@@ -1,0 +1,287 @@
+"""SIGKILL at any moment: the same command again gives the same run, bit for bit.
+
+A process that imports everything once and then forks runs the real
+`mmsbm.main.main`. The child kills itself at the k-th change it makes to a file
+(opening for writing, renaming, removing, making a folder), which is where a kill
+can do harm; k is drawn at random, and every change of a whole run has a number.
+The long campaign kills the real command from outside, at random times.
+"""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from mmsbm import main
+
+ROOT = pathlib.Path(main.__file__).parents[1]
+
+CONFIG = '''
+import ml_collections
+from configs import digits
+
+def get_config(arg=None):
+  """digits with three modalities of unequal latent sizes and tiny networks."""
+  c = digits.get_config('smoke,modalities=3').to_dict()
+  small = dict(name='mlp', widths=(8,))
+  for size, modality in enumerate(c['modalities'].values(), start=2):
+    modality.update(encoder=small, decoder=small, latent_dim=size)
+  patch = dict(name='patch', patch=8, width=4, num_layers=1, dropout=0.1)
+  c['classifier']['network'] = patch
+  c['score']['network'] = dict(name='mlp', width=8, num_blocks=1, expansion=1)
+  c['data'].update(num_train=96, num_val=16, num_test=32)
+  for stage in ('classifier', 'unimodal', 'score'):
+    c[stage].update(num_steps=6, batch_size=8, ema_decay=0.9)
+  c['loop'].update(block_steps=1, checkpoint_every_steps=2)
+  c['evaluate'].update(num_examples=30, max_subsets=2, chunk_size=30)
+  c['evaluate']['precision_recall'] = False
+  c['sampler'] = dict(name='dpm_solver', num_steps=2)
+  c['compare_samplers'] = {}
+  c['sample'].update(num_examples=2, num_samples=1)
+  return ml_collections.ConfigDict(c)
+'''
+
+# Reads {'argv': [...], 'kill_at': k} and answers {'status': ..., 'changes': ...}.
+ZYGOTE = """
+import json, os, signal, sys, warnings
+warnings.simplefilter('ignore')
+from mmsbm import evaluate, main, report, sample, train
+from mmsbm.infra import checkpoints
+
+CHANGES = ('os.rename', 'os.remove', 'os.mkdir', 'os.rmdir', 'shutil.rmtree')
+
+def child(argv, kill_at, folder, pipe):
+  os.dup2(os.open(folder + '/log', os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+  os.dup2(2, 1)
+  count = 0
+  def hook(event, args):
+    nonlocal count
+    if event == 'open':
+      path, mode, flags = args
+      if not flags & (os.O_WRONLY | os.O_RDWR):
+        return
+    elif event in CHANGES:
+      path = args[0]
+    else:
+      return
+    if not str(path).startswith(folder):
+      return
+    count += 1
+    if count == kill_at:
+      os.kill(os.getpid(), signal.SIGKILL)
+  sys.addaudithook(hook)
+  sys.argv = argv
+  status = main.main(argv)
+  os.write(pipe, str(count).encode())
+  os._exit(status)
+
+for line in sys.stdin:
+  task = json.loads(line)
+  ours, theirs = os.pipe()
+  pid = os.fork()
+  if not pid:
+    try:
+      child(task['argv'], task['kill_at'], task['folder'], theirs)
+    except BaseException:
+      import traceback
+      traceback.print_exc()
+      os._exit(99)
+  os.close(theirs)
+  _, status = os.waitpid(pid, 0)
+  changes = int(os.read(ours, 20) or 0)
+  os.close(ours)
+  answer = {'status': os.waitstatus_to_exitcode(status), 'changes': changes}
+  print(json.dumps(answer), flush=True)
+"""
+
+
+@pytest.fixture(scope='module')
+def environment(tmp_path_factory):
+  """Compiled programs are kept, or most of the time would go into compiling."""
+  folder = tmp_path_factory.mktemp('kill')
+  (folder / 'tiny.py').write_text(CONFIG)
+  (folder / 'zygote.py').write_text(ZYGOTE)
+  env = os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'PYTHONPATH': str(ROOT),
+  }
+  return folder, env
+
+
+@pytest.fixture(scope='module')
+def forked(environment):
+  """Runs the program in a fork: (folder of a run, kill_at) to (status, changes)."""
+  folder, env = environment
+  with subprocess.Popen(
+    [sys.executable, folder / 'zygote.py'],
+    cwd=ROOT,
+    env=env,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    text=True,
+  ) as process:
+
+    def run(place, kill_at=0):
+      place.mkdir(exist_ok=True)
+      task = {
+        'argv': arguments(folder, place),
+        'kill_at': kill_at,
+        'folder': str(place),
+      }
+      process.stdin.write(json.dumps(task) + '\n')
+      process.stdin.flush()
+      answer = json.loads(process.stdout.readline())
+      return answer['status'], answer['changes']
+
+    yield run
+    process.stdin.close()
+
+
+def arguments(folder, place):
+  """The command; data set and run both lie in `place`."""
+  return [
+    'main.py',
+    f'--config={folder / "tiny.py"}',
+    f'--workdir={place / "run"}',
+    f'--config.data.cache_dir={place / "cache"}',
+  ]
+
+
+def state(place):
+  """Everything a run leaves that must not depend on how often it was killed."""
+  run = place / 'run'
+  out = {}
+  for folder in sorted((run / 'checkpoints').glob('*/*')) + [run / 'checkpoints/score']:
+    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    if not steps:
+      continue
+    name = folder.relative_to(run / 'checkpoints')
+    out[f'{name} steps'] = steps
+    handler, path = ocp.PyTreeCheckpointHandler(), folder / str(steps[-1]) / 'state'
+    as_numpy = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree
+    )
+    tree = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    for path, leaf in jax.tree.leaves_with_path(tree):
+      out[f'{name} {jax.tree_util.keystr(path)}'] = np.asarray(leaf).tobytes()
+  with np.load(run / 'latents.npz') as stored:
+    out |= {f'latents {k}': stored[k].tobytes() for k in stored.files}
+  out['results'] = (run / 'results.jsonl').read_text()
+  lines = (run / 'metrics.jsonl').read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  for row in rows:
+    key = f'metrics {row["learner"]} {row["step"]}'
+    assert key not in out, f'{key} twice'
+    out[key] = {k: v for k, v in row.items() if k not in ('time', 'steps_per_second')}
+  for path in sorted((run / 'samples').glob('*.npz')):
+    with np.load(path) as stored:
+      out |= {f'{path.name} {k}': stored[k].tobytes() for k in stored.files}
+    assert path.with_suffix('.png').exists()
+  out['pages'] = sorted(p.name for p in (run / 'report').glob('*.html'))
+  return out
+
+
+def assert_same(got, expected):
+  assert got.keys() == expected.keys()
+  different = [k for k in got if got[k] != expected[k]]
+  assert not different
+
+
+@pytest.fixture(scope='module')
+def straight(forked, tmp_path_factory):
+  """A run that nobody disturbed, and how many changes it made to files."""
+  place = tmp_path_factory.mktemp('straight')
+  status, changes = forked(place)
+  assert status == 0, (place / 'log').read_text()
+  return state(place), changes
+
+
+def kill_and_resume(forked, place, moments):
+  """Kills at each of the moments (counted from every start), then lets it end."""
+  for moment in moments:
+    status, _ = forked(place, moment)
+    # A late moment may never come: then the run has ended well.
+    assert status in (-signal.SIGKILL, 0), (place / 'log').read_text()
+  status, _ = forked(place)
+  assert status == 0, (place / 'log').read_text()
+
+
+def test_the_state_of_a_run_is_worth_comparing(straight):
+  expected, changes = straight
+  assert changes > 200
+  kinds = {k.split()[0].split('/')[0] for k in expected}
+  assert {'classifier', 'unimodal', 'score', 'latents', 'results', 'metrics'} <= kinds
+  assert expected['unimodal/m0 steps'] == [4, 6]
+  assert sum(k.startswith('metrics') for k in expected) == 5 * 6
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_killed_at_random_changes_of_files(forked, straight, tmp_path, seed):
+  """Two runs, each killed twice."""
+  expected, changes = straight
+  rng = random.Random(seed)
+  # One early and one late kill; the second counts from the restart.
+  first = rng.randrange(1, changes)
+  second = rng.randrange(1, max(2, changes - first))
+  kill_and_resume(forked, tmp_path, [first, second])
+  assert_same(state(tmp_path), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(100, 120))
+def test_killed_at_many_random_changes_of_files(forked, straight, tmp_path, seed):
+  expected, changes = straight
+  rng = random.Random(seed)
+  moments = [rng.randrange(1, max(2, changes // 3)) for _ in range(rng.randrange(1, 5))]
+  kill_and_resume(forked, tmp_path, moments)
+  assert_same(state(tmp_path), expected)
+
+
+@pytest.mark.slow
+def test_the_real_command_killed_from_outside_forty_times(
+  environment, straight, tmp_path
+):
+  """At random times, with compiled programs thrown away now and then."""
+  folder, env = environment
+  command = [sys.executable, '-m', 'mmsbm.main', *arguments(folder, tmp_path)[1:]]
+  rng = random.Random(0)
+  seconds = []
+
+  def start():
+    with open(tmp_path / 'log', 'ab') as log:
+      return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+
+  kills = 0
+  run = 0
+  while kills < 40:
+    begin = time.monotonic()
+    process = start()
+    limit = rng.uniform(2, 1.2 * max(seconds, default=25))
+    try:
+      status = process.wait(timeout=limit)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.wait()
+      kills += 1
+      continue
+    assert status == 0, (tmp_path / 'log').read_text()
+    seconds.append(time.monotonic() - begin)
+    assert_same(state(tmp_path), straight[0])
+    # Finished before it was killed: once more from nothing.
+    run += 1
+    (tmp_path / 'run').rename(tmp_path / f'finished_{run}')
+    (tmp_path / 'cache').rename(tmp_path / f'cache_{run}')
+  assert start().wait() == 0
+  assert_same(state(tmp_path), straight[0])

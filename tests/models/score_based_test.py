@@ -1,0 +1,222 @@
+"""Any modalities from any others, against conditional Gaussians."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmsbm.diffusion.losses import UniformTimes
+from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
+from mmsbm.diffusion.sde import VE, VP
+from mmsbm.distributions import Normal
+from mmsbm.generate import Generator
+from mmsbm.infra import sharding
+from mmsbm.latents import LatentLayout
+from mmsbm.learners.autoencoder import VAE
+from mmsbm.learners.latent_score import LatentScore
+from mmsbm.modalities import Modality, Vector
+from mmsbm.models.score_based import ScoreBasedModel
+from mmsbm.samplers.conditioning import CONDITIONING
+from mmsbm.samplers.dpm_solver import DPMSolver
+from mmsbm.samplers.heun import Heun
+
+LAYOUT = LatentLayout((1, 3, 2))
+D = LAYOUT.total
+MEAN = np.array([5.0, -2.0, 0.0, 1.0, 10.0, -7.0], np.float32)
+_FACTOR = np.random.default_rng(3).normal(size=(D, D))
+COV = (_FACTOR @ _FACTOR.T / D + 0.3 * np.eye(D)) * np.outer(
+  *[np.array([1.0, 4.0, 0.5, 2.0, 3.0, 0.2])] * 2
+)
+STD = np.sqrt(np.diag(COV)).astype(np.float32)
+SUBSETS = np.array(list(itertools.product([False, True], repeat=3)))
+
+
+class ExactScore(nn.Module):
+  """Score of the noised standardised latents, each modality at its own time."""
+
+  sde: VP
+
+  def __call__(self, z, t, observed, train):
+    t = LAYOUT.expand(t)
+    alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+    correlation = jnp.asarray(COV / np.outer(STD, STD), jnp.float32)
+    cov = alpha[:, :, None] * correlation * alpha[:, None, :]
+    cov += jnp.square(sigma)[:, :, None] * jnp.eye(D)
+    return -jnp.linalg.solve(cov, z[..., None])[..., 0]
+
+
+class Scale(nn.Module):
+  """x -> factor x, as encoder (with a variance) or decoder."""
+
+  factor: float
+  encoder: bool
+
+  def __call__(self, x, train):
+    out = self.factor * x
+    return (out, jnp.zeros_like(out)) if self.encoder else out
+
+
+def make_model(sde, conditioning='time_zero', num_steps=40):
+  """Modality m is 2^m times its latent."""
+  names = ('a', 'b', 'c')
+  autoencoders = tuple(
+    VAE(
+      Modality(
+        name=name,
+        kind_name='vector',
+        kind=Vector(),
+        shape=(dim,),
+        latent_dim=dim,
+        encoder=Scale(0.5**i, True),
+        decoder=Scale(2.0**i, False),
+        likelihood=Normal(),
+      ),
+      i,
+    )
+    for i, (name, dim) in enumerate(zip(names, LAYOUT.dims, strict=True))
+  )
+  score = LatentScore(
+    network=ExactScore(sde),
+    layout=LAYOUT,
+    sde=sde,
+    parametrization=PARAMETRIZATIONS['score'](),
+    times=UniformTimes(),
+    weighting='uniform',
+    condition_probability=0.0,
+  )
+  model = ScoreBasedModel(
+    autoencoders=autoencoders,
+    score=score,
+    samplers={
+      'default': DPMSolver(num_steps=num_steps),
+      'heun': Heun(num_steps=num_steps),
+    },
+    conditioning=CONDITIONING[conditioning](),
+  )
+  variables = {
+    'unimodal': {name: {} for name in names},
+    'score': {},
+    'latents': {'mean': jnp.asarray(MEAN), 'std': jnp.asarray(STD)},
+  }
+  return model, variables
+
+
+def generator(model, variables, chunk_size=10_000):
+  return Generator(model, variables, mesh=sharding.make_mesh(), chunk_size=chunk_size)
+
+
+FACTOR = 2.0**LAYOUT.modality_of_dim
+
+
+def raw(latents):
+  """Examples of the three modalities from latents [N, D] that are not standardised."""
+  return tuple(np.split(np.float32(latents * FACTOR), np.cumsum(LAYOUT.dims)[:-1], 1))
+
+
+@pytest.mark.parametrize('sde', [VP(), VE()], ids=['vp', 've'])
+@pytest.mark.parametrize('sampler', ['default', 'heun'])
+def test_every_subset_gives_its_conditional_gaussian(sde, sampler):
+  """All eight subsets in one batch, row after row, from raw data to raw data."""
+  num = 1500
+  made = generator(*make_model(sde))
+  truth = np.random.default_rng(0).multivariate_normal(MEAN, COV)
+  x = raw(np.broadcast_to(truth, (8 * num, D)))
+  observed = np.tile(SUBSETS, (num, 1))
+  z = made.encode(x)
+  np.testing.assert_allclose(z[0], (truth - MEAN) / STD, rtol=1e-4, atol=1e-5)
+  drawn = made.decode(
+    made.sample_latents(z, observed, key=jax.random.key(1), sampler=sampler)
+  )
+  for m, given in enumerate(x):
+    np.testing.assert_allclose(
+      drawn[m][observed[:, m]], given[observed[:, m]], rtol=1e-4
+    )
+  latents = np.concatenate(drawn, 1) / FACTOR
+  for i, subset in enumerate(SUBSETS):
+    shown = subset[LAYOUT.modality_of_dim]
+    free = ~shown
+    if not free.any():
+      continue
+    gain = COV[np.ix_(free, shown)] @ np.linalg.pinv(COV[np.ix_(shown, shown)])
+    mean = MEAN[free] + gain @ (truth - MEAN)[shown]
+    cov = COV[np.ix_(free, free)] - gain @ COV[np.ix_(shown, free)]
+    std = np.sqrt(np.diag(cov))
+    rows = (latents[i::8][:, free] - mean) / std
+    # Standard errors of means, variances and correlations of `num` draws.
+    np.testing.assert_allclose(rows.mean(0), 0, atol=4.5 / np.sqrt(num))
+    correlation = cov / np.outer(std, std)
+    np.testing.assert_allclose(
+      np.cov(rows.T).reshape(correlation.shape),
+      correlation,
+      atol=4.5 * np.sqrt(2 / num),
+    )
+
+
+@pytest.fixture(scope='module')
+def small():
+  return make_model(VP(), num_steps=8)
+
+
+def draw(made, num, seed=0, rows=None, scale=1.0):
+  z = scale * np.random.default_rng(7).normal(size=(num, D)).astype(np.float32)
+  observed = np.random.default_rng(8).random((num, 3)) < 0.5
+  out = made.sample_latents(z, observed, key=jax.random.key(seed), rows=rows)
+  return z, LAYOUT.expand(observed), out
+
+
+def test_a_row_depends_on_itself_only(small):
+  """Not on the chunk size, not on the other rows, not on where it stands."""
+  z, shown, whole = draw(generator(*small), 23)
+  for chunk_size in (1, 5, 64):
+    other = draw(generator(*small, chunk_size), 23)[2]
+    np.testing.assert_allclose(other, whole, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(whole[shown], z[shown])
+  made = generator(*small)
+  order = np.random.default_rng(0).permutation(23)[:9]
+  observed = np.random.default_rng(8).random((23, 3)) < 0.5
+  some = made.sample_latents(
+    z[order], observed[order], key=jax.random.key(0), rows=order
+  )
+  np.testing.assert_allclose(some, whole[order], rtol=1e-4, atol=1e-5)
+
+
+def test_seeds_and_rows_change_the_draw(small):
+  made = generator(*small)
+  _, shown, first = draw(made, 23)
+  second = draw(made, 23, seed=1)[2]
+  assert (first != second)[~shown].all()
+  zero = np.zeros((6, D), np.float32)
+  out = made.sample_latents(zero, np.zeros((6, 3), bool), key=jax.random.key(0))
+  assert len(np.unique(out.round(4), axis=0)) == 6
+
+
+def test_what_is_not_observed_does_not_matter(small):
+  """Latents of hidden modalities may hold anything."""
+  made = generator(*small)
+  z, shown, first = draw(made, 23)
+  observed = np.random.default_rng(8).random((23, 3)) < 0.5
+  for junk in (1e6, np.nan):
+    other = made.sample_latents(
+      np.where(shown, z, junk).astype(np.float32), observed, key=jax.random.key(0)
+    )
+    np.testing.assert_array_equal(other, first)
+
+
+def test_the_program_is_compiled_once_for_all_chunks(small):
+  made = generator(*small, chunk_size=4)
+  traces = []
+  original = ScoreBasedModel.sample_latents
+
+  class Counting(ScoreBasedModel):
+    def sample_latents(self, *args):
+      traces.append(1)
+      return original(self, *args)
+
+  model = Counting(**{f: getattr(small[0], f) for f in small[0].__dataclass_fields__})
+  made = generator(model, small[1], chunk_size=4)
+  for seed in range(3):
+    draw(made, 23, seed=seed)
+  assert len(traces) == 1

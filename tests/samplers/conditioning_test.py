@@ -1,0 +1,78 @@
+"""How observed latents are shown, dimension by dimension."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmsbm.diffusion.sde import VP
+from mmsbm.samplers.conditioning import CONDITIONING
+from mmsbm.samplers.noise import row_normal
+
+SDE = VP(1.0, 5.0)
+ALPHA, SIGMA = 0.829029, 0.559205  # at t = 0.25
+OBSERVED = jnp.array([[True, False, True], [False, False, False]])
+
+
+def _hold(name, keys, z, t, z_observed, observed=OBSERVED):
+  return CONDITIONING[name]().hold(
+    keys, z, t, sde=SDE, z_observed=z_observed, observed_dims=observed
+  )
+
+
+@pytest.mark.parametrize(
+  'name,factor',
+  [('clean', 1.0), ('time_zero', 1.0), ('paper', ALPHA + SIGMA)],
+)
+def test_deterministic_rules(name, factor):
+  """Also as published: (alpha + sigma) z, the latent in place of the noise."""
+  z, z_observed = jnp.ones((2, 3)), jnp.array([[2.0, jnp.nan, -3.0]] * 2)
+  keys = jax.random.split(jax.random.key(0), 2)
+  held = _hold(name, keys, z, jnp.float32(0.25), z_observed)
+  expected = [[2 * factor, 1, -3 * factor], [1, 1, 1]]
+  np.testing.assert_allclose(held, expected, rtol=1e-5)
+
+
+def test_noised_rule():
+  """Draws from the kernel: fixed at one time, else unrelated to any other draws."""
+  keys, n = jax.random.split(jax.random.key(0), 2), 4000
+  every, shown = jnp.ones((2, n), bool), jnp.full((2, n), 2.0)
+
+  @jax.jit
+  def noise(t):
+    held = _hold('noised', keys, jnp.zeros((2, n)), t, shown, every)
+    return (held - 2 * SDE.alpha(t)) / SDE.sigma(t)
+
+  draw = jax.jit(lambda step: row_normal(keys, step, (n,)))
+  first, second = noise(jnp.float32(0.25)), noise(jnp.float32(0.2500001))
+  np.testing.assert_array_equal(first, noise(jnp.float32(0.25)))
+  np.testing.assert_allclose(first, noise(jnp.full((2, 1), 0.25)), atol=1e-5)
+  # The noise of the sampler's own steps must be apart from it, too.
+  draws = np.concatenate([first, second, draw(0), draw(1)])
+  assert np.abs(draws.mean(1)).max() < 4 / np.sqrt(n)
+  assert np.abs(draws.var(1) - 1).max() < 4 * np.sqrt(2 / n)
+  assert np.abs(np.corrcoef(draws) - np.eye(8)).max() < 4.5 / np.sqrt(n)
+
+
+def test_noised_rule_leaves_the_others():
+  keys, z = jax.random.split(jax.random.key(0), 2), jnp.ones((2, 3))
+  held = _hold('noised', keys, z, jnp.float32(0.25), jnp.full((2, 3), jnp.nan))
+  np.testing.assert_array_equal(np.isnan(held), OBSERVED)
+  np.testing.assert_array_equal(held[~OBSERVED], 1)
+
+
+def test_network_times():
+  observed = jnp.array([[True, False], [False, False]])
+  for name in CONDITIONING:
+    for t in (jnp.float32(0.3), jnp.full((2, 1), 0.3)):
+      times = CONDITIONING[name]().times(t, observed)
+      shown = 0.0 if name == 'time_zero' else 0.3
+      np.testing.assert_allclose(times, [[shown, 0.3], [0.3, 0.3]])
+
+
+def test_row_normal_is_a_function_of_key_and_step():
+  keys = jax.random.split(jax.random.key(1), 5)
+  draws = row_normal(keys, 7, (3,))
+  expected = jax.random.normal(jax.random.fold_in(keys[2], 7), (3,))
+  np.testing.assert_array_equal(draws[2], expected)
+  np.testing.assert_array_equal(row_normal(keys, jnp.arange(5) + 5, (3,))[2], draws[2])
