@@ -61,6 +61,9 @@ def base() -> ml_collections.ConfigDict:
   c.stages = ('classifier', 'unimodal', 'score')
   # Train the autoencoder of this modality alone, e.g. one per task of a cluster.
   c.only = ''
+  # Folder of a run whose classifier and autoencoders are used in place of own ones;
+  # a relative path begins here or, if there is nothing, in the workdir.
+  c.pretrained = ''
   c.loop = dict(
     block_steps=250,
     checkpoint_every_steps=1000,
@@ -117,6 +120,11 @@ def multi_time_score(
     times=dict(name='lognormal', mean=0.5, std=1.2),
     weighting='edm',
     condition_probability=0.5,
+    drop_probability=0.2,
+    loss_scaling=True,
+    # Of the other training tuples it is not known what belongs together.
+    paired_fraction=1.0,
+    use_unpaired=True,
     standardise=True,
     num_steps=num_steps,
     batch_size=batch_size,

@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +56,10 @@ TRAINING_SECTIONS = (
 )
 
 
+# Stages that a run can take over from another one, and what they depend on.
+PRETRAINED_STAGES = ('classifier', 'unimodal')
+PRETRAINED_SECTIONS = ('data', 'modalities', *PRETRAINED_STAGES)
+
 # Not an option: the latents that the score model learns must not depend on one.
 _ENCODE_CHUNK = 500
 
@@ -83,7 +87,26 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   return out
 
 
-def training_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
+  """The contents of run.json."""
+  path = os.path.join(workdir, 'run.json')
+  try:
+    with open(path) as f:
+      record = json.load(f)
+  except FileNotFoundError as e:
+    raise UserError(f'{path} does not exist: {workdir!r} is not a run.') from e
+  except (OSError, ValueError) as e:
+    raise UserError(f'{path} cannot be read: {e}.') from e
+  if not isinstance(record, dict) or not isinstance(record.get('config'), dict):
+    raise UserError(f'{path} is not the record of a run: it has no config.')
+  return record
+
+
+def training_differences(
+  old: Mapping[str, Any],
+  new: Mapping[str, Any],
+  sections: Sequence[str] = TRAINING_SECTIONS,
+) -> list[str]:
   """'key: old -> new' for each value on which what was trained depends."""
   # Where files lie and how they are read does not matter: what they hold is
   # compared by its content hash.
@@ -107,7 +130,7 @@ def training_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list
     {
       k: v
       for k, v in flatten(config).items()
-      if k.split('.')[0] in TRAINING_SECTIONS and not k.startswith(skip)
+      if k.split('.')[0] in sections and not k.startswith(skip)
     }
     for config in (old, new)
   ]
@@ -133,6 +156,57 @@ class Experiment:
     self.workdir = os.path.abspath(workdir)
     self.mesh = sharding.make_mesh()
     self._key = jax.random.key(self.config['seed'])
+
+  # --- another run's autoencoders -------------------------------------------
+
+  @functools.cached_property
+  def pretrained(self) -> str:
+    """Folder of config.pretrained; empty if this run trains everything itself."""
+    path = os.path.expanduser(self.config.get('pretrained', ''))
+    if path and not os.path.exists(path):
+      # So that a folder of runs that share autoencoders can be moved.
+      path = os.path.normpath(os.path.join(self.workdir, path))
+    if path and os.path.realpath(path) == os.path.realpath(self.workdir):
+      raise UserError('config.pretrained is the workdir itself; name another run.')
+    return path and os.path.abspath(path)
+
+  def stage_dir(self, stage: str) -> str:
+    """Folder under which the checkpoints of a stage lie."""
+    return (stage in PRETRAINED_STAGES and self.pretrained) or self.workdir
+
+  @functools.cached_property
+  def pretrained_seed(self) -> int:
+    """Seed of the run that trained the autoencoders that this one uses."""
+    if not self.pretrained:
+      return self.config['seed']
+    return read_record(self.pretrained)['config']['seed']
+
+  def check_pretrained(self) -> None:
+    """Compares this run with the one of config.pretrained; reads only.
+
+    Raises:
+      UserError: that run is missing, not finished, or of another config or data.
+    """
+    where = f'config.pretrained={self.config["pretrained"]}'
+    record = read_record(self.pretrained)
+    if self.config['only']:
+      raise UserError(f'{where} leaves config.only nothing to train: drop one of them.')
+    if record['config'].get('pretrained'):
+      raise UserError(
+        f'{where} has no autoencoders of its own: give the run that it uses, '
+        f'{record["config"]["pretrained"]}.'
+      )
+    differences = training_differences(
+      record['config'], self.config, PRETRAINED_SECTIONS
+    )
+    if not differences and record.get('data_hash') != self.dataset.content_hash:
+      differences = ['other data, or modalities in another order']
+    if differences:
+      raise UserError(f'{where} was trained with another config: {differences[0]}.')
+    for stage in PRETRAINED_STAGES:
+      for training in self.trainings(stage):
+        if not train.finished(self.pretrained, training):
+          raise UserError(f'{where}: {training.name} is not fully trained there.')
 
   def _positive(self, section: str, *keys: str) -> Mapping[str, Any]:
     """A section of the config, after a look at its counts."""
@@ -240,6 +314,8 @@ class Experiment:
       times=build(TIME_SAMPLING, spec['times']),
       weighting=spec['weighting'],
       condition_probability=spec['condition_probability'],
+      drop_probability=spec['drop_probability'],
+      loss_scaling=spec['loss_scaling'],
     )
 
   @functools.cached_property
@@ -285,10 +361,7 @@ class Experiment:
   def source(self, stage: str) -> train.Source:
     """What a stage is trained on; order and residence of the examples."""
     if stage == 'score':
-      arrays = {
-        'z': self.standardised_latents(),
-        'present': self.dataset.splits['train'].present,
-      }
+      arrays = self._latent_arrays()
     else:
       arrays = self.batch_arrays('train')
     size = sum(a.nbytes for a in jax.tree.leaves(arrays))
@@ -296,11 +369,40 @@ class Experiment:
     digest = hashlib.sha1(stage.encode()).digest()
     return train.Source(
       arrays=arrays,
-      size=len(self.dataset.splits['train']),
+      size=len(jax.tree.leaves(arrays)[0]),
       seed=(self.config['seed'] << 32) + int.from_bytes(digest[:4], 'big'),
       resident=size <= limit,
       block_bytes=limit / 4,
     )
+
+  def _latent_arrays(self) -> dict[str, np.ndarray]:
+    """Latents of the training split; which of them belong together.
+
+    With config.score.paired_fraction below 1 the pairing of the other tuples is not
+    used. Tuples whose pairing is known are repeated until they are half of all, or
+    the little that they say would drown in examples of single modalities.
+    """
+    spec = self.config['score']
+    z, present = self.standardised_latents(), self.dataset.splits['train'].present
+    fraction = spec['paired_fraction']
+    if fraction == 1:
+      return {'z': z, 'present': np.asarray(present)}
+    order = np.random.default_rng(self.config['seed']).permutation(len(z))
+    paired, unpaired = np.split(order, [round(fraction * len(z))])
+    if not len(paired):
+      raise UserError(
+        f'config.score.paired_fraction={fraction} leaves no paired tuple.'
+      )
+    if spec['use_unpaired']:
+      paired = np.resize(paired, max(len(paired), len(unpaired)))
+    else:
+      unpaired = unpaired[:0]
+    rows = np.concatenate([paired, unpaired])
+    return {
+      'z': z[rows],
+      'present': np.asarray(present)[rows],
+      'paired': np.arange(len(rows)) < len(paired),
+    }
 
   @property
   def loop_options(self) -> train.LoopOptions:
@@ -320,7 +422,7 @@ class Experiment:
       name = autoencoder.modality.name
       training = self._training(autoencoder, 'unimodal')
       variables[name], steps[name] = train.load_variables(
-        self.workdir, training, self.blank_example, self.mesh
+        self.stage_dir('unimodal'), training, self.blank_example, self.mesh
       )
     return variables, steps
 
@@ -337,9 +439,14 @@ class Experiment:
     """
     variables, steps = self.unimodal_variables()
     for autoencoder in self.autoencoders:
-      if not train.finished(self.workdir, self._training(autoencoder, 'unimodal')):
+      training = self._training(autoencoder, 'unimodal')
+      if not train.finished(self.stage_dir('unimodal'), training):
         raise UserError(f'{autoencoder.name} is not fully trained yet.')
-    stamp = {'data': self.dataset.content_hash, 'steps': steps}
+    stamp = {
+      'data': self.dataset.content_hash,
+      'steps': steps,
+      'seed': self.pretrained_seed,
+    }
     stored = self._stored_latents()
     if stored.get('stamp') == stamp:
       return stored
@@ -436,7 +543,7 @@ class Experiment:
     variables, steps = {}, {}
     for training in self.trainings('classifier'):
       variables[training.learner.judge], steps[training.name] = train.load_variables(
-        self.workdir, training, self.blank_example, self.mesh
+        self.stage_dir('classifier'), training, self.blank_example, self.mesh
       )
     return variables, steps
 
@@ -446,6 +553,8 @@ class Experiment:
     Raises:
       UserError: anything that would end the run later.
     """
+    if self.pretrained:
+      self.check_pretrained()
     model = self.model
     multi_time = self.config['conditioning']['name'] == 'time_zero'
     probability = self.config['score']['condition_probability']
@@ -460,6 +569,9 @@ class Experiment:
         "the score network 'unet' knows one time for all modalities: set "
         "config.score.condition_probability=0 and another conditioning, e.g. 'noised'."
       )
+    for key in ('condition_probability', 'drop_probability', 'paired_fraction'):
+      if not 0 <= self.config['score'][key] <= 1:
+        raise UserError(f'config.score.{key} must lie between 0 and 1.')
     for section in ('evaluate', 'sample'):
       self.split(section)
     self._positive('evaluate', 'num_examples', 'chunk_size', 'max_subsets')

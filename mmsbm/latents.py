@@ -7,6 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# What a modality is to a network that denoises the latents of several:
+NOISY = 0  # at its time, to be denoised
+OBSERVED = 1  # clean, at time 0
+MISSING = 2  # nothing is known of it: its latent and its time have no meaning
+
 
 @dataclasses.dataclass(frozen=True)
 class LatentLayout:

@@ -9,11 +9,8 @@ import jax.numpy as jnp
 
 from mmsbm.diffusion.losses import denoising_loss
 from mmsbm.diffusion.sde import SDE
-from mmsbm.latents import LatentLayout
+from mmsbm.latents import MISSING, NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.base import masked_mean
-
-# Network time of a modality of which nothing is known.
-NOTHING_KNOWN = 1.0
 
 
 def draw_observed(key: jax.Array, present: jax.Array, probability: float) -> jax.Array:
@@ -42,12 +39,27 @@ def draw_observed(key: jax.Array, present: jax.Array, probability: float) -> jax
   return show & (rank < jnp.minimum(count, most))
 
 
+def draw_one(key: jax.Array, present: jax.Array) -> jax.Array:
+  """Keeps one of the present modalities of each row, all equally likely.
+
+  Args:
+    key: typed key.
+    present: [B, M] bool.
+
+  Returns:
+    [B, M] bool with at most one True a row, a part of `present`.
+  """
+  scores = jnp.where(present, jax.random.uniform(key, present.shape), -1.0)
+  return present & (scores == scores.max(-1, keepdims=True))
+
+
 @dataclasses.dataclass(frozen=True)
 class LatentScore:
   """Denoising score matching on standardised latents (arXiv 2305.15708, section 3).
 
   Attributes:
-    network: (z [B, D], t [B, M], observed [B, M], train) -> [B, D].
+    network: (z [B, D], t [B, M], role [B, M], train) -> [B, D]; roles are in
+      latents.py.
     layout: where the modalities lie in z.
     sde: the process.
     parametrization: what the network predicts.
@@ -56,6 +68,12 @@ class LatentScore:
     condition_probability: share of the rows that show some modalities clean, at
       network time 0, and learn the conditional score of the others (multi-time
       training, arXiv 2306.04445). 0 is the published training.
+    drop_probability: share of those rows in which the modalities are not shown but
+      missing, so that the network also learns the score of the others alone, which
+      classifier-free guidance needs (arXiv 2207.12598).
+    loss_scaling: True takes the mean of the loss over the dimensions that are
+      denoised (the factor D / (D - D_S) of arXiv 2306.04445), so that all rows weigh
+      the same; False their sum over D, so that every dimension does.
   """
 
   network: nn.Module
@@ -65,13 +83,15 @@ class LatentScore:
   times: Any
   weighting: str
   condition_probability: float
+  drop_probability: float = 0.0
+  loss_scaling: bool = True
 
   name = 'score'
 
   def init(self, key, batch):
     z, present = batch['z'][:1], batch['present'][:1]
     return self.network.init(
-      key, z, jnp.ones(present.shape, z.dtype), jnp.zeros_like(present), False
+      key, z, jnp.ones(present.shape, z.dtype), jnp.zeros(present.shape, int), False
     )
 
   def score(
@@ -80,7 +100,7 @@ class LatentScore:
     z: jax.Array,
     t: jax.Array,
     net_t: jax.Array,
-    observed: jax.Array,
+    role: jax.Array,
     *,
     train: bool = False,
     rngs: Any = None,
@@ -92,48 +112,62 @@ class LatentScore:
       z: noisy latents, observed ones as they are shown, [B, D].
       t: time of every dimension, broadcastable to [B, D].
       net_t: times that the network is told, [B, M].
-      observed: [B, M] bool.
+      role: [B, M] int, see latents.py.
       train: dropout on.
       rngs: for dropout.
     """
 
     def network_fn(z_in, net_t):
-      return self.network.apply(variables, z_in, net_t, observed, train, rngs=rngs)
+      return self.network.apply(variables, z_in, net_t, role, train, rngs=rngs)
 
     return self.parametrization.score(network_fn, self.sde, z, t, net_t)
 
   def loss(self, variables, frozen, batch, rngs, *, train):
-    """See `Learner.loss`; absent modalities are shown as pure noise at time 1."""
+    """See `Learner.loss`.
+
+    The batch has z [B, D], present [B, M] and, optionally, paired [B]: of a row that
+    is not paired it is unknown which latents belong together, so that one of them,
+    drawn anew each time, is all that it shows. Absent modalities are missing.
+    """
     del frozen  # Latents are computed once, before this stage.
     z, present = batch['z'], batch['present']
-    observed = draw_observed(rngs['condition'], present, self.condition_probability)
+    keys = jax.random.split(rngs['condition'], 3)
+    if 'paired' in batch:
+      present = jnp.where(batch['paired'][:, None], present, draw_one(keys[1], present))
+    shown = draw_observed(keys[0], present, self.condition_probability)
+    dropped = jax.random.bernoulli(keys[2], self.drop_probability, (z.shape[0], 1))
+    observed = shown & ~dropped
+    free = present & ~shown
+    role = jnp.where(free, NOISY, jnp.where(observed, OBSERVED, MISSING))
     t, factor = self.times(rngs['time'], (z.shape[0], 1), self.sde)
-    t_modality = jnp.where(observed, 0.0, jnp.where(present, t, NOTHING_KNOWN))
+    t_modality = jnp.where(observed, 0.0, t)
+    free_dims = self.layout.expand(free)
     observed_dims = self.layout.expand(observed)
-    present_dims = self.layout.expand(present)
-    t_dims = self.layout.expand(t_modality)
+    known = jnp.where(self.layout.expand(present), z, 0.0)
     noise = jax.random.normal(rngs['noise'], z.shape, z.dtype)
 
     def score_fn(z_t, t):
-      z_t = jnp.where(observed_dims, z, z_t)
+      z_t = jnp.where(free_dims, z_t, jnp.where(observed_dims, known, 0.0))
       return self.score(
         variables,
         z_t,
         t,
         t_modality,
-        observed,
+        role,
         train=train,
         rngs={'dropout': rngs['dropout']},
       )
 
     losses = denoising_loss(
       score_fn,
-      jnp.where(present_dims, z, 0.0),
+      known,
       noise,
-      t_dims,
+      self.layout.expand(t_modality),
       sde=self.sde,
       weighting=self.weighting,
-      dim_weight=(present_dims & ~observed_dims).astype(z.dtype),
+      dim_weight=free_dims.astype(z.dtype),
     )
-    loss = masked_mean(losses * factor[:, 0], present.any(-1))
+    if not self.loss_scaling:
+      losses *= free_dims.mean(-1)
+    loss = masked_mean(losses * factor[:, 0], free.any(-1))
     return loss, {}, {}

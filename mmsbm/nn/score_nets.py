@@ -1,8 +1,8 @@
 """Score networks on the latents of all modalities.
 
-Every network maps z [B, D], a time per modality t [B, M] and the flags
-observed [B, M] to [B, D]. What the output means (score, noise, ...) is the
-parametrisation's business.
+Every network maps z [B, D], a time per modality t [B, M] and a role per modality
+[B, M] (see latents.py) to [B, D]. Of a missing modality it uses neither latent nor
+time. What the output means (score, noise, ...) is the parametrisation's business.
 """
 
 import math
@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmsbm.latents import LatentLayout
+from mmsbm.latents import MISSING, OBSERVED, LatentLayout
 from mmsbm.nn import blocks
 
 # Sinusoids as in diffusion models of 1000 steps: times in [0, 1] fill the range of
@@ -107,10 +107,10 @@ class UNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self, z: jax.Array, t: jax.Array, observed: jax.Array, train: bool
+    self, z: jax.Array, t: jax.Array, role: jax.Array, train: bool
   ) -> jax.Array:
-    """Maps z [B, D], t [B, M], observed [B, M] (not used) to [B, D]."""
-    del observed, train
+    """Maps z [B, D], t [B, M], role [B, M] (not used) to [B, D]."""
+    del role, train
     side = math.isqrt(self.dims[0])
     if len(set(self.dims)) > 1 or side**2 != self.dims[0]:
       raise blocks.ShapeError(
@@ -156,7 +156,7 @@ class MLPScoreNet(nn.Module):
   """Residual perceptron on all latents at once; the fast default.
 
   Blocks x + (1 + gate) MLP(LayerNorm(x) (1 + scale) + shift), where gate, scale and
-  shift come from the times and the observed flags. To stay cheap with many
+  shift come from the times and the roles. To stay cheap with many
   modalities only the largest time of a row is embedded; the others enter through
   their difference and their log ratio to it. The output is 0 at first.
 
@@ -178,20 +178,23 @@ class MLPScoreNet(nn.Module):
 
   @nn.compact
   def __call__(
-    self, z: jax.Array, t: jax.Array, observed: jax.Array, train: bool
+    self, z: jax.Array, t: jax.Array, role: jax.Array, train: bool
   ) -> jax.Array:
-    """Maps z [B, D], t [B, M], observed [B, M] to [B, D]."""
-    observed = observed.astype(z.dtype)
-    latest = t.max(axis=-1, keepdims=True)
+    """Maps z [B, D], t [B, M], role [B, M] to [B, D]."""
+    missing = role == MISSING
+    flags = jnp.concatenate([role == OBSERVED, missing], -1).astype(z.dtype)
+    latest = jnp.where(missing, 0.0, t).max(axis=-1, keepdims=True)
+    t = jnp.where(missing, latest, t)
     ratio = jnp.log((t + _TIME_FLOOR) / (latest + _TIME_FLOOR))
     sinusoids = blocks.sinusoidal_embedding(
       _TIME_SCALE * latest[:, 0], self.time_features
     )
-    condition = jnp.concatenate([sinusoids, t - latest, ratio, observed], axis=-1)
+    condition = jnp.concatenate([sinusoids, t - latest, ratio, flags], axis=-1)
     condition = nn.gelu(nn.Dense(self.width, name='condition_0')(condition))
     condition = nn.gelu(nn.Dense(self.width, name='condition_1')(condition))
 
-    x = jnp.concatenate([z, observed], axis=-1)
+    known = ~LatentLayout(tuple(self.dims)).expand(missing)
+    x = jnp.concatenate([jnp.where(known, z, 0.0), flags], axis=-1)
     x = nn.Dense(self.width, name='input')(x)
     for i in range(self.num_blocks):
       x = _ConditionedMLP(self.expansion, self.dropout, name=f'block_{i}')(
@@ -223,7 +226,8 @@ class Transformer(nn.Module):
   """A token per modality, each with its own time (adaLN-zero, arXiv 2212.09748).
 
   Apart from the embeddings and the layers in and out, which belong to a modality,
-  the network does not know their order. The output is 0 at first.
+  the network does not know their order. A missing one has a token without content.
+  The output is 0 at first.
 
   Attributes:
     dims: latent sizes, any.
@@ -245,9 +249,9 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, z: jax.Array, t: jax.Array, observed: jax.Array, train: bool
+    self, z: jax.Array, t: jax.Array, role: jax.Array, train: bool
   ) -> jax.Array:
-    """Maps z [B, D], t [B, M], observed [B, M] to [B, D]."""
+    """Maps z [B, D], t [B, M], role [B, M] to [B, D]."""
     if self.width % self.num_heads:
       raise blocks.ShapeError(
         f'num_heads={self.num_heads} must divide width={self.width}.'
@@ -257,14 +261,14 @@ class Transformer(nn.Module):
       nn.Dense(self.width, name=f'in_{m}')(part)
       for m, part in enumerate(layout.split(z))
     ]
-    x = jnp.stack(tokens, axis=1)
+    missing = (role == MISSING)[..., None]
+    x = jnp.where(missing, 0.0, jnp.stack(tokens, axis=1))
     shape = (layout.num_modalities, self.width)
     x = x + self.param('modality', nn.initializers.normal(0.02), shape)
 
     condition = blocks.sinusoidal_embedding(_TIME_SCALE * t, self.time_features)
-    condition = jnp.concatenate(
-      [condition, observed[..., None].astype(z.dtype)], axis=-1
-    )
+    flags = jnp.stack([role == OBSERVED, role == MISSING], -1).astype(z.dtype)
+    condition = jnp.concatenate([jnp.where(missing, 0.0, condition), flags], axis=-1)
     condition = nn.gelu(nn.Dense(self.width, name='condition_0')(condition))
     condition = nn.gelu(nn.Dense(self.width, name='condition_1')(condition))
 

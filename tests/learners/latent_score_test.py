@@ -11,9 +11,9 @@ import pytest
 from mmsbm.diffusion.losses import TIME_SAMPLING
 from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
 from mmsbm.diffusion.sde import SDES
-from mmsbm.latents import LatentLayout
+from mmsbm.latents import MISSING, NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.base import STREAMS
-from mmsbm.learners.latent_score import LatentScore, draw_observed
+from mmsbm.learners.latent_score import LatentScore, draw_observed, draw_one
 
 LAYOUT = LatentLayout((1, 3, 2))
 KEYS = dict(
@@ -64,7 +64,7 @@ class PerModality(nn.Module):
 
   slopes: tuple[float, ...]
 
-  def __call__(self, z, t, observed, train):
+  def __call__(self, z, t, role, train):
     return jnp.asarray(self.slopes)[LAYOUT.modality_of_dim] * z
 
 
@@ -72,12 +72,12 @@ class Free(nn.Module):
   """Any output: one parameter for each entry of the batch."""
 
   @nn.compact
-  def __call__(self, z, t, observed, train):
+  def __call__(self, z, t, role, train):
     return self.param('out', nn.initializers.zeros, z.shape)
 
 
 def make(network, *, sde='vp', parametrization='score', probability=0.0, times=None,
-         weighting='uniform'):  # fmt: skip
+         weighting='uniform', drop=0.0, loss_scaling=True):  # fmt: skip
   return LatentScore(
     network=network,
     layout=LAYOUT,
@@ -86,6 +86,8 @@ def make(network, *, sde='vp', parametrization='score', probability=0.0, times=N
     times=TIME_SAMPLING[times or 'uniform'](),
     weighting=weighting,
     condition_probability=probability,
+    drop_probability=drop,
+    loss_scaling=loss_scaling,
   )
 
 
@@ -131,7 +133,8 @@ def test_shown_and_absent_dimensions_have_no_gradient():
     return learner.loss(variables, None, batch, KEYS, train=True)[0]
 
   value, grad = jax.value_and_grad(loss)(variables)
-  observed = draw_observed(KEYS['condition'], present, 0.7)
+  key = jax.random.split(KEYS['condition'], 3)[0]
+  observed = draw_observed(key, present, 0.7)
   free = LAYOUT.expand(present & ~observed)
   assert observed.any() and np.isfinite(value)
   np.testing.assert_array_equal(np.asarray(grad['params']['out']) != 0, free)
@@ -161,31 +164,80 @@ def test_gradients_are_finite_for_every_pattern_of_presence(
   assert not np.asarray(grad['params']['out'])[empty].any()
 
 
-def test_what_the_network_is_shown():
-  """Shown modalities clean at time 0, absent ones pure noise at time 1."""
+def shown_to_the_network(batch, **options):
+  """What a loss calls its network with, by name, and the loss."""
   seen = {}
 
   class Recorder(nn.Module):
-    def __call__(self, z, t, observed, train):
-      seen.update(z=z, t=t, observed=observed, train=train)
+    def __call__(self, z, t, role, train):
+      seen.update(z=z, t=t, role=role)
       return jnp.zeros_like(z)
 
+  loss = make(Recorder(), **options).loss({}, None, batch, KEYS, train=True)[0]
+  return {k: np.asarray(v) for k, v in seen.items()}, loss
+
+
+def test_what_the_network_is_shown():
+  """Observed modalities clean at time 0, missing ones empty, the rest at one time."""
   num = 200
-  learner = make(Recorder(), probability=0.5)
   z = jax.random.normal(jax.random.key(0), (num, LAYOUT.total))
-  present = jax.random.bernoulli(jax.random.key(1), 0.7, (num, 3))
-  learner.loss({}, None, {'z': z, 'present': present}, KEYS, train=True)
-  observed = np.asarray(seen['observed'])
-  hidden = np.asarray(present) & ~observed
-  t = np.asarray(seen['t'])
-  assert (t[observed] == 0).all() and (t[~np.asarray(present)] == 1).all()
-  assert (t[hidden] > 0).all() and len(np.unique(t[hidden])) > 50
-  for row, h in zip(t, hidden, strict=True):
-    assert len(set(row[h])) <= 1
-  shown = np.asarray(LAYOUT.expand(observed))
-  np.testing.assert_array_equal(np.asarray(seen['z'])[shown], np.asarray(z)[shown])
-  noise = np.asarray(jax.random.normal(KEYS['noise'], z.shape))
-  absent = np.asarray(LAYOUT.expand(~present))
-  sigma = learner.sde.sigma(1.0)
-  np.testing.assert_allclose(np.asarray(seen['z'])[absent], sigma * noise[absent])
-  assert seen['train']
+  present = np.asarray(jax.random.bernoulli(jax.random.key(1), 0.7, (num, 3)))
+  seen, _ = shown_to_the_network({'z': z, 'present': present}, probability=0.5)
+  role, t = seen['role'], seen['t']
+  np.testing.assert_array_equal(role == MISSING, ~present)
+  assert (role == OBSERVED).any() and (t[role == OBSERVED] == 0).all()
+  noisy = role == NOISY
+  assert (t[noisy] > 0).all() and len(np.unique(t[noisy])) > 50
+  for row, n in zip(t, noisy, strict=True):
+    assert len(set(row[n])) <= 1
+  shown = np.asarray(LAYOUT.expand(role == OBSERVED))
+  np.testing.assert_array_equal(seen['z'][shown], np.asarray(z)[shown])
+  assert not seen['z'][np.asarray(LAYOUT.expand(~present))].any()
+  assert seen['z'][np.asarray(LAYOUT.expand(noisy))].all()
+
+
+def test_dropped_rows_miss_what_others_show():
+  num = 4000
+  batch = {'z': jnp.ones((num, LAYOUT.total)), 'present': jnp.ones((num, 3), bool)}
+  role = shown_to_the_network(batch, probability=0.5, drop=0.3)[0]['role']
+  assert not ((role == OBSERVED).any(1) & (role == MISSING).any(1)).any()
+  # 0.5 of the rows hide something; 0.3 of those by leaving it out.
+  assert abs((role == OBSERVED).any(1).mean() - 0.35) < 0.03
+  assert abs((role == MISSING).any(1).mean() - 0.15) < 0.03
+  assert (role == NOISY).any(1).all()
+
+
+def test_an_unpaired_row_shows_one_of_its_modalities():
+  num = 3000
+  rng = np.random.default_rng(0)
+  present = rng.random((num, 3)) < 0.8
+  paired = rng.random(num) < 0.5
+  batch = {'z': jnp.ones((num, LAYOUT.total)), 'present': present, 'paired': paired}
+  role = shown_to_the_network(batch, probability=0.5)[0]['role']
+  alone = role[~paired] != MISSING
+  np.testing.assert_array_equal(alone.sum(1), present[~paired].any(1))
+  assert (alone <= present[~paired]).all()
+  assert not (role[~paired] == OBSERVED).any()
+  full = present[~paired].all(1)
+  np.testing.assert_allclose(alone[full].mean(0), 1 / 3, atol=0.05)
+  np.testing.assert_array_equal(role[paired] != MISSING, present[paired])
+  with_pairing = dict(batch, paired=np.ones(num, bool))
+  known = {k: v for k, v in batch.items() if k != 'paired'}
+  np.testing.assert_array_equal(
+    shown_to_the_network(with_pairing, probability=0.5)[0]['role'],
+    shown_to_the_network(known, probability=0.5)[0]['role'],
+  )
+
+
+def test_draw_one_of_nothing_is_nothing():
+  present = jnp.array([[False] * 3, [False, True, False]])
+  np.testing.assert_array_equal(draw_one(jax.random.key(0), present), present)
+
+
+def test_loss_scaling_is_the_share_of_free_dimensions():
+  """Each row's loss times (D - D_S) / D turns the mean over the free into sum / D."""
+  present = jnp.array([[False, True, True]])
+  batch = {'z': jnp.ones((1, LAYOUT.total)), 'present': present}
+  scaled = shown_to_the_network(batch)[1]
+  plain = shown_to_the_network(batch, loss_scaling=False)[1]
+  np.testing.assert_allclose(plain, scaled * 5 / 6, rtol=1e-6)

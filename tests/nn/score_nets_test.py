@@ -8,6 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from mmsbm.infra.errors import UserError
+from mmsbm.latents import MISSING, OBSERVED
 from mmsbm.nn import score_nets
 from mmsbm.nn.score_nets import SCORE_NETS
 
@@ -39,7 +40,7 @@ def make_inputs(dims, batch=3):
   return (
     rng.normal(size=(batch, sum(dims))).astype(np.float32),
     rng.uniform(0.1, 1, size=shape).astype(np.float32),
-    rng.random(shape) < 0.5,
+    (rng.random(shape) < 0.5).astype(np.int32),
   )
 
 
@@ -149,19 +150,19 @@ class UNetPartsTest(parameterized.TestCase):
   def test_latents_are_channels(self):
     """Modality m enters by input channel m and leaves by output channel m."""
     _, variables, apply = make('unet', (4, 4))
-    z, t, observed = make_inputs((4, 4))
+    z, t, role = make_inputs((4, 4))
     new = jax.tree.map(np.copy, variables)
     new['params']['input']['kernel'][:, :, 1] = 0
-    before = apply(new, z, t, observed)
+    before = apply(new, z, t, role)
     for m in (0, 1):
       moved = z.copy()
       moved[:, 4 * m : 4 * m + 4] += 1
-      difference = np.abs(apply(new, moved, t, observed) - before).max()
+      difference = np.abs(apply(new, moved, t, role) - before).max()
       self.assertEqual(difference > 1e-3, m == 0)
 
     new['params']['output']['kernel'][:] = 0
     new['params']['output']['bias'] = np.array([1.0, 2.0], np.float32)
-    out = apply(new, z, t, observed)
+    out = apply(new, z, t, role)
     np.testing.assert_array_equal(out[0], np.repeat([1, 2], 4))
 
   def test_first_skip_is_unused(self):
@@ -178,16 +179,16 @@ class UNetPartsTest(parameterized.TestCase):
 
   def test_time_is_the_scaled_largest_of_the_row(self):
     module, variables, apply = make('unet', (4, 4))
-    z, t, observed = make_inputs((4, 4))
+    z, t, role = make_inputs((4, 4))
     t = np.array([[0.2, 0.9], [0.8, 0.3], [0.5, 0.6]], np.float32)
-    expected = apply(variables, z, t, observed)
+    expected = apply(variables, z, t, role)
     largest = np.broadcast_to(t.max(-1, keepdims=True), t.shape)
-    np.testing.assert_array_equal(apply(variables, z, largest, observed), expected)
+    np.testing.assert_array_equal(apply(variables, z, largest, role), expected)
     scaled = jax.jit(module.clone(time_scale=4.0).apply, static_argnames='train')
     np.testing.assert_allclose(
-      scaled(variables, z, t / 4, observed, train=False), expected, rtol=1e-4, atol=1e-4
+      scaled(variables, z, t / 4, role, train=False), expected, rtol=1e-4, atol=1e-4
     )
-    other = apply(variables, z, t / 4, observed)
+    other = apply(variables, z, t / 4, role)
     self.assertGreater(np.abs(other - expected).max(), 1e-3)
 
   def test_odd_sides_are_padded_and_other_sizes_refused(self):
@@ -233,7 +234,10 @@ class OwnNetsTest(parameterized.TestCase):
   def test_gradients(self, name):
     dims = (4, 4) if name == 'unet' else (3, 5, 8)
     module, variables, _ = make(name, dims)
-    inputs = (*make_inputs(dims)[:2], np.eye(3, len(dims), dtype=bool))
+    inputs = (
+      *make_inputs(dims)[:2],
+      np.array([[0, 1, 2], [1, 0, 0], [2, 2, 1]])[:, : len(dims)],
+    )
     weights = np.random.default_rng(5).normal(size=inputs[0].shape)
     weights = weights.astype(np.float32)
     gradients = jax.jit(
@@ -248,43 +252,57 @@ class OwnNetsTest(parameterized.TestCase):
     """Latent, time and flag of each modality reach the output of the others."""
     dims = (3, 5, 8)
     _, variables, apply = make(name, dims)
-    z, t, observed = make_inputs(dims)
+    z, t, role = make_inputs(dims)
     apply = functools.partial(apply, variables)
-    before = apply(z, t, observed)
+    before = apply(z, t, role)
     for m, (start, stop) in enumerate(((0, 3), (3, 8), (8, 16))):
       other = np.r_[0:start, stop:16]
-      new_z, new_t, new_observed = z.copy(), t.copy(), observed.copy()
+      new_z, new_t, new_role = z.copy(), t.copy(), role.copy()
       new_z[:, start] += 1
       new_t[:, m] *= 0.1
-      new_observed[:, m] ^= True
+      new_role[:, m] ^= OBSERVED
       for change in (
-        (new_z, t, observed),
-        (z, new_t, observed),
-        (z, t, new_observed),
+        (new_z, t, role),
+        (z, new_t, role),
+        (z, t, new_role),
       ):
         difference = np.abs(apply(*change) - before)[:, other].max(-1)
         self.assertTrue((difference > 1e-4).all(), m)
-    self.assertTrue(np.isfinite(apply(z, 0 * t, observed)).all())
+    self.assertTrue(np.isfinite(apply(z, 0 * t, role)).all())
 
   @parameterized.parameters(
     ('mlp', (3, 5, 8)), ('transformer', (3, 5, 8)), ('unet', (4, 4))
   )
   def test_rows_are_independent(self, name, dims):
     _, variables, apply = make(name, dims)
-    z, t, observed = make_inputs(dims)
-    new_z, new_t, new_observed = z.copy(), t.copy(), observed.copy()
+    z, t, role = make_inputs(dims)
+    new_z, new_t, new_role = z.copy(), t.copy(), role.copy()
     new_z[0] += 1
     new_t[0] *= 0.5
-    new_observed[0] ^= True
-    before = apply(variables, z, t, observed)
-    after = apply(variables, new_z, new_t, new_observed)
+    new_role[0] ^= OBSERVED
+    before = apply(variables, z, t, role)
+    after = apply(variables, new_z, new_t, new_role)
     np.testing.assert_array_equal(before[1:], after[1:])
     self.assertGreater(np.abs(before[0] - after[0]).max(), 1e-3)
+
+  @parameterized.parameters('mlp', 'transformer')
+  def test_a_missing_modality_has_neither_latent_nor_time(self, name):
+    dims = (3, 5, 8)
+    _, variables, apply = make(name, dims)
+    z, t, role = make_inputs(dims)
+    role[:, 1] = MISSING
+    before = apply(variables, z, t, role)
+    new_z, new_t = z.copy(), t.copy()
+    new_z[:, 3:8], new_t[:, 1] = np.nan, 7.0
+    np.testing.assert_array_equal(apply(variables, new_z, new_t, role), before)
+    # But that it is missing is known.
+    role[:, 1] = OBSERVED
+    self.assertGreater(np.abs(apply(variables, z, t, role) - before).max(), 1e-3)
 
   def test_transformer_permutes_with_its_modalities(self):
     dims, order = (3, 5, 8), (2, 0, 1)
     _, variables, apply = make('transformer', dims)
-    z, t, observed = make_inputs(dims)
+    z, t, role = make_inputs(dims)
     params = variables['params']
     moved = {**params, 'modality': params['modality'][list(order)]}
     for i, m in enumerate(order):
@@ -292,9 +310,9 @@ class OwnNetsTest(parameterized.TestCase):
     columns = np.concatenate([np.split(np.arange(16), (3, 8))[m] for m in order])
     _, _, permuted = make('transformer', tuple(dims[m] for m in order))
     actual = permuted(
-      {'params': moved}, z[:, columns], t[:, list(order)], observed[:, list(order)]
+      {'params': moved}, z[:, columns], t[:, list(order)], role[:, list(order)]
     )
-    expected = apply(variables, z, t, observed)[:, columns]
+    expected = apply(variables, z, t, role)[:, columns]
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
   def test_mlp_block(self):
