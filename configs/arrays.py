@@ -19,15 +19,13 @@ another kind. What a kind expects:
   vector      floats, any shape                     normal or laplace
 
 Arguments, e.g. --config=configs/arrays.py:method=sbm_rae,modalities=2:
-  method: sbm_vae or sbm_rae.
+  method: sbm_vae, sbm_rae, or mld (multi-modal latent diffusion).
   modalities: 2 to 4, how many of those below.
   preset: default.
   smoke: the whole pipeline on the stand-in in under a minute.
 """
 
 from configs import common
-
-METHODS = ('sbm_vae', 'sbm_rae')
 
 # The classifier that judges generated images. Without labels: JUDGE = '', or
 # --config.modalities.image.judge=''.
@@ -84,7 +82,7 @@ def get_config(arg=None):
   arg = common.parse_arg(
     arg, method='sbm_vae', modalities=len(specs), preset='default', smoke=False
   )
-  common.choose('method', arg.method, METHODS)
+  common.choose('method', arg.method, common.METHODS)
   common.choose('preset', arg.preset, ('default',))
   common.choose('modalities', arg.modalities, range(2, len(specs) + 1))
   c = common.base()
@@ -119,8 +117,9 @@ def get_config(arg=None):
     ema_decay=0.999,
     optimizer=dict(learning_rate=1e-3, warmup_steps=200, clip_norm=1e4),
   )
-  common.multi_time_score(
+  common.latent_score(
     c,
+    arg.method,
     # A token per modality: latent sizes may differ.
     network=dict(name='transformer', width=128, num_layers=3, num_heads=4),
     num_steps=8_000,

@@ -92,11 +92,23 @@ def cache_dir() -> str:
   return os.environ.get('MMSBM_CACHE', os.path.join('~', '.cache', 'mmsbm'))
 
 
+METHODS = ('sbm_vae', 'sbm_rae', 'mld')
+
+
 def autoencoder(method: str, *, vae: dict, rae: dict) -> dict:
-  """The autoencoder of an SBM method."""
-  return {'sbm_vae': dict(name='vae', **vae), 'sbm_rae': dict(name='rae', **rae)}[
-    method
-  ]
+  """The autoencoder of a method; that of multi-modal latent diffusion is plain."""
+  return {
+    'sbm_vae': dict(name='vae', **vae),
+    'sbm_rae': dict(name='rae', **rae),
+    'mld': dict(name='rae', beta=0.0, latent_noise=0.0),
+  }[method]
+
+
+def latent_score(c, method: str, **kwargs) -> None:
+  """The score model of a method; arguments of `multi_time_score`."""
+  multi_time_score(c, **kwargs)
+  if method == 'mld':
+    mld_score(c)
 
 
 def multi_time_score(
@@ -134,3 +146,20 @@ def multi_time_score(
   c.conditioning = dict(name='time_zero')
   # Of the samplers with 20 evaluations the most coherent one: see README.md.
   c.sampler = dict(name='ancestral', num_steps=20, grid='edm', time_min=0.3)
+
+
+def mld_score(c) -> None:
+  """Turns a `multi_time_score` into that of multi-modal latent diffusion.
+
+  Process, loss, share of conditional rows, loss scaling and sampler of arXiv
+  2306.04445 and its code; network, optimiser and number of steps stay as they are, so
+  that methods are compared at equal cost.
+  """
+  c.score.sde = dict(name='vp', beta_min=0.1, beta_max=20.0)
+  c.score.parametrization = dict(name='noise')
+  c.score.times = dict(name='uniform', time_min=1e-5)
+  c.score.weighting = 'uniform'
+  c.score.condition_probability = 0.2
+  c.score.drop_probability = 0.0
+  # Euler-Maruyama.
+  c.sampler = dict(name='predictor_corrector', num_steps=250, corrector_steps=0)

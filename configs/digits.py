@@ -3,21 +3,19 @@
   python -m mmsbm.main --config=configs/digits.py --workdir=runs/digits
 
 Arguments, e.g. --config=configs/digits.py:method=sbm_rae,modalities=3,smoke:
-  method: sbm_vae or sbm_rae.
+  method: sbm_vae, sbm_rae, or mld (multi-modal latent diffusion).
   modalities: 2 to 10.
   smoke: the whole pipeline in under a minute; its numbers mean nothing.
 """
 
 from configs import common
 
-METHODS = ('sbm_vae', 'sbm_rae')
-
 
 def get_config(arg=None):
   arg = common.parse_arg(
     arg, method='sbm_vae', modalities=4, preset='default', smoke=False
   )
-  common.choose('method', arg.method, METHODS)
+  common.choose('method', arg.method, common.METHODS)
   common.choose('preset', arg.preset, ('default',))
   common.choose('modalities', arg.modalities, range(2, 11))
   c = common.base()
@@ -75,8 +73,11 @@ def get_config(arg=None):
     ema_decay=0.999,
     optimizer=dict(learning_rate=1e-3, warmup_steps=200),
   )
-  common.multi_time_score(
-    c, network=dict(name='mlp', width=256, num_blocks=3, expansion=2), num_steps=10_000
+  common.latent_score(
+    c,
+    arg.method,
+    network=dict(name='mlp', width=256, num_blocks=3, expansion=2),
+    num_steps=10_000,
   )
   c.compare_samplers = {
     'dpm20': dict(name='dpm_solver', num_steps=20, grid='edm'),

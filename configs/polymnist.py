@@ -5,7 +5,7 @@
     --config.data.source=tfds          # download them with TensorFlow Datasets
 
 Arguments, e.g. --config=configs/polymnist.py:preset=cpu,modalities=5:
-  method: sbm_vae or sbm_rae.
+  method: sbm_vae, sbm_rae, or mld (multi-modal latent diffusion).
   modalities: 5 or 10; other numbers up to 10 work too.
   preset: 'default' for an accelerator, 'cpu' for half an hour on two cores, 'paper'
     for the networks, losses, schedules and sampler of arXiv 2305.15708 as published.
@@ -14,7 +14,6 @@ Arguments, e.g. --config=configs/polymnist.py:preset=cpu,modalities=5:
 
 from configs import common
 
-METHODS = ('sbm_vae', 'sbm_rae')
 PRESETS = ('default', 'cpu', 'paper')
 NUM_TRAIN = 50_000
 
@@ -23,7 +22,7 @@ def get_config(arg=None):
   arg = common.parse_arg(
     arg, method='sbm_vae', modalities=10, preset='default', smoke=False
   )
-  common.choose('method', arg.method, METHODS)
+  common.choose('method', arg.method, common.METHODS)
   common.choose('preset', arg.preset, PRESETS)
   common.choose('modalities', arg.modalities, range(2, 11))
   c = common.base()
@@ -106,14 +105,18 @@ def cpu(c, arg):
     ema_decay=0.999,
     optimizer=dict(learning_rate=1e-3, warmup_steps=200),
   )
-  common.multi_time_score(
-    c, network=dict(name='mlp', width=320, num_blocks=3, expansion=2), num_steps=16_000
+  common.latent_score(
+    c,
+    arg.method,
+    network=dict(name='mlp', width=320, num_blocks=3, expansion=2),
+    num_steps=16_000,
   )
   c.evaluate.num_examples, c.evaluate.max_subsets = 2_000, 10
 
 
 def paper(c, arg):
   """As published, as far as it is known; the README lists what still differs."""
+  common.choose('method', arg.method, ('sbm_vae', 'sbm_rae'))
   c.modalities = modality_specs(
     arg,
     latent_dim=64,

@@ -9,6 +9,7 @@ import shlex
 import jax
 import pytest
 
+from configs import common
 from mmsbm.main import execute
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -24,8 +25,11 @@ RUNS = (
   ('arrays', 'method=sbm_rae,modalities=2'),
   ('digits', 'method=sbm_vae,modalities=3'),
   ('digits', 'method=sbm_rae,modalities=2'),
+  ('digits', 'method=mld,modalities=2'),
+  ('arrays', 'method=mld,modalities=2'),
   ('polymnist', 'method=sbm_vae,modalities=2'),
   ('polymnist', 'method=sbm_rae,modalities=2,preset=cpu'),
+  ('polymnist', 'method=mld,modalities=2,preset=cpu'),
   ('polymnist', 'method=sbm_vae,modalities=2,preset=paper'),
 )
 
@@ -58,7 +62,7 @@ def test_all_methods_and_presets_are_run():
   for name in CONFIGS:
     module = importlib.import_module(f'configs.{name}')
     done = [_get_config(name, arguments) for n, arguments in RUNS if n == name]
-    assert {c.method for c in done} == set(module.METHODS)
+    assert {c.method for c in done} == set(common.METHODS)
     assert {c.preset for c in done} == set(getattr(module, 'PRESETS', ('default',)))
 
 
