@@ -152,8 +152,7 @@ class Record:
   def __init__(self, experiment: 'Experiment', mode: str, argv: Sequence[str]):
     import jax
 
-    from mmsbm.experiment import training_differences
-    from mmsbm.run import read_record
+    from mmsbm.experiment import read_record, training_differences
 
     workdir, config = experiment.workdir, experiment.config
     self._path = os.path.join(workdir, 'run.json')
@@ -163,6 +162,11 @@ class Record:
     # A config under which nothing was saved binds nobody.
     if 'config' in self.data and os.path.isdir(os.path.join(workdir, 'checkpoints')):
       differences = training_differences(self.data['config'], config)
+      old = self.data.get('pretrained_seed', self.data['config']['seed'])
+      if old != experiment.pretrained_seed:
+        # Equal seeds, data and configs make equal autoencoders, wherever they lie.
+        new = experiment.pretrained_seed
+        differences.append(f'seed of the autoencoders: {old} -> {new}')
       if differences:
         _refuse(workdir, differences)
     call = {
@@ -180,6 +184,7 @@ class Record:
     # A report describes what was run, and changes nothing of it.
     if mode != 'report':
       self.data |= {'config': config, 'seed': config['seed']}
+      self.data['pretrained_seed'] = experiment.pretrained_seed
     # What trained it stays at the top, wherever it is evaluated later.
     if mode in ('run', 'train') or 'command' not in self.data:
       self.data |= call
@@ -234,7 +239,8 @@ def execute(config: dict[str, Any], workdir: str, mode: str, argv: Sequence[str]
     if mode in ('run', 'train'):
       for stage in ('unimodal',) if only else experiment.config['stages']:
         trainings = experiment.trainings(stage)
-        todo = [t for t in trainings if not train.finished(workdir, t)]
+        folder = experiment.stage_dir(stage)
+        todo = [t for t in trainings if not train.finished(folder, t)]
         for training in todo:
           count = parameter_count(training, experiment.blank_example)
           record.data['parameters'][training.name] = count

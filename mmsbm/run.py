@@ -1,36 +1,19 @@
 """A trained run from Python: `mmsbm.load(workdir).sample(given=...)`."""
 
-import json
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
 
 from mmsbm.build import nearest
-from mmsbm.experiment import Experiment
+from mmsbm.experiment import Experiment, read_record
 from mmsbm.generate import Generator
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.rng import fold_in_name
 from mmsbm.modalities import Modality
 
 Examples = Mapping[str, np.ndarray]
-
-
-def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
-  """The contents of run.json."""
-  path = os.path.join(workdir, 'run.json')
-  try:
-    with open(path) as f:
-      record = json.load(f)
-  except FileNotFoundError as e:
-    raise UserError(f'{path} does not exist: {workdir!r} is not a run.') from e
-  except (OSError, ValueError) as e:
-    raise UserError(f'{path} cannot be read: {e}.') from e
-  if not isinstance(record, dict) or not isinstance(record.get('config'), dict):
-    raise UserError(f'{path} is not the record of a run: it has no config.')
-  return record
 
 
 class Run:

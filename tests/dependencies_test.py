@@ -38,6 +38,7 @@ LAYERS = {
   'run': 7,
   'main': 8,
   'benchmark': 9,
+  'study': 9,
 }
 # Closer than the layers: what a part may use, itself aside.
 ALLOWED = {

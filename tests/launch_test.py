@@ -106,6 +106,26 @@ def test_place_and_interpreter_can_be_chosen(clone, tmp_path):
   assert not (clone.root / '.venv').exists()
 
 
+def test_an_array_of_slurm_shares_the_rows_of_a_study_out(clone, tmp_path):
+  copy = tmp_path / 'slurm_script'
+  shutil.copy(clone.root / 'launch' / 'slurm_study.sh', copy)
+  slurm = {'SLURM_ARRAY_TASK_ID': '2', 'SLURM_ARRAY_TASK_COUNT': '8'}
+  environment = {
+    'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+    'LOG': str(tmp_path / 'log'),
+  }
+  result = subprocess.run(
+    ['bash', copy, '--study=s.py', '--workdir=w'],
+    env=environment | slurm | {'SLURM_SUBMIT_DIR': str(clone.root)},
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 0, result.stderr
+  assert (tmp_path / 'log').read_text().splitlines()[-1] == (
+    'python -m mmsbm.study --task=2 --num_tasks=8 --study=s.py --workdir=w'
+  )
+
+
 def test_test_script_checks_the_style_and_passes_arguments_on(clone):
   clone()
   result, lines = clone('test', '-m', 'slow')
@@ -115,7 +135,16 @@ def test_test_script_checks_the_style_and_passes_arguments_on(clone):
   assert lines[-1].startswith('python -m pytest') and lines[-1].endswith('-m slow')
 
 
-@pytest.mark.parametrize('script', ['launch/local.sh', 'launch/test.sh', '.ci/run'])
+@pytest.mark.parametrize(
+  'script',
+  [
+    'launch/local.sh',
+    'launch/study.sh',
+    'launch/slurm_study.sh',
+    'launch/test.sh',
+    '.ci/run',
+  ],
+)
 def test_scripts_are_executable_and_parse(script):
   assert os.access(ROOT / script, os.X_OK)
   subprocess.run(['bash', '-n', ROOT / script], check=True)

@@ -1,12 +1,16 @@
-"""The page that a run leaves: `report/index.html`, readable without a network.
+"""The page that a run, or a study of runs, leaves: readable without a network.
 
 numbers.py   rows of results.jsonl: which to show, how to write a number
+tables.py    the table of a study, averaged over seeds
 figures.py   curves as PNG
 samples.py   samples/*.npz as captioned panels
-page.py      sections, tables, HTML
+markup.py    fragments of HTML, and the frame of a page
+page.py      the page of a run
+study_page.py  the page of a study
 """
 
 from mmsbm.report.page import write_report
 from mmsbm.report.samples import render_samples
+from mmsbm.report.study_page import write_study_report
 
-__all__ = ['render_samples', 'write_report']
+__all__ = ['render_samples', 'write_report', 'write_study_report']

@@ -4,7 +4,7 @@ Figures are made without pyplot: no global state, no window system.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -94,29 +94,51 @@ def against_observed(
     return _png(figure)
 
 
-def lines(
-  series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-  *,
-  xlabel: str,
-  ylabel: str,
-  log_x: bool = False,
+def panels_of_curves(
+  panels: Mapping[str, Mapping[str, Mapping[float, numbers.Row]]], *, xlabel: str
 ) -> bytes:
-  """A few named curves in one frame."""
+  """Frames side by side with curves over one logarithmic axis and one legend.
+
+  Args:
+    panels: title -> name of the line -> {x: row}; see `numbers.quality_curves`.
+    xlabel: of all frames.
+  """
+  names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+  colour = dict(zip(names, colours(len(names)), strict=True))
   with matplotlib.rc_context(STYLE):
-    figure, (axes,) = _axes(1, width=6.6, height=3.5)
-    for (name, (x, y)), colour in zip(
-      series.items(), colours(len(series)), strict=True
-    ):
-      axes.plot(x, y, color=colour, marker='o', markersize=4, label=name)
-    if log_x:
-      ticks = sorted({value for x, _ in series.values() for value in x})
+    # Below the frames there is room for long names, one line each.
+    height = 3.1 + 0.19 * len(names)
+    figure, frames = _axes(
+      len(panels), columns=len(panels), width=3.7 * len(panels), height=height
+    )
+    handles = {}
+    for axes, (title, lines) in zip(frames, panels.items(), strict=True):
+      for name, line in lines.items():
+        x, y, error = _points(line)
+        handles[name] = axes.errorbar(
+          x, y, yerr=error, color=colour[name], linewidth=1.5, marker='o',
+          markersize=3.5, capsize=2,
+        )  # fmt: skip
+      ticks = _apart({x for line in lines.values() for x in line})
       axes.set_xscale('log')
-      axes.set_xticks(ticks, [f'{tick:,}' for tick in ticks])
+      axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
       axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    _legend_outside(axes)
+      axes.set_title(title)
+      axes.set_xlabel(xlabel)
+    figure.legend(
+      [handles[name] for name in names], names, loc='outside lower left', ncols=1
+    )
     return _png(figure)
+
+
+def _apart(values: Iterable[float], share: float = 0.09) -> list[float]:
+  """Those of the positive values that are apart on a logarithmic axis."""
+  values = sorted(values)
+  kept = values[:1]
+  for value in values[1:]:
+    if np.log(value / kept[-1]) >= share * np.log(values[-1] / values[0]):
+      kept.append(value)
+  return kept
 
 
 def bars(labels: Sequence[str], rows: Sequence[numbers.Row], ylabel: str) -> bytes:

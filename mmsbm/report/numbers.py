@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -58,6 +59,22 @@ def format_seconds(seconds: float | None) -> str:
   if minutes < 60:
     return f'{minutes} min {rest:02d} s'
   return f'{minutes // 60} h {minutes % 60:02d} min'
+
+
+def describe(value: Any) -> str | None:
+  """One line for a setting: {'name': 'heun', 'num_steps': 9} -> heun(num_steps=9)."""
+  if value is None or isinstance(value, str):
+    return value
+  if isinstance(value, Mapping):
+    rest = ', '.join(
+      f'{key}={describe(child)}' for key, child in value.items() if key != 'name'
+    )
+    if 'name' in value:
+      return f'{value["name"]}({rest})' if rest else str(value['name'])
+    return rest.replace('=', ' ')
+  if isinstance(value, (list, tuple)):
+    return ', '.join(str(describe(child)) for child in value)
+  return str(value)
 
 
 def is_finite(value: Any) -> bool:
@@ -208,3 +225,71 @@ def _average(rows: Sequence[Row]) -> Row:
     'given': 'mean',
     'averaged': len(rows),
   }
+
+
+# --- averages, and quality against cost ---------------------------------------
+
+
+def is_average(row: Row, total: int) -> bool:
+  """Whether a row is no single target or subset; of joint coherence, all `total`."""
+  return (
+    row.get('metric') != 'joint_coherence_with_first'
+    and row.get('target') in (None, 'mean')
+    and row.get('given') in (None, [], 'mean')
+    and row.get('at_least') in (None, total)
+  )
+
+
+def measure(row: Row, total: int) -> tuple[str, int | str | None, str | None]:
+  """What an average is of: metric, number of observed modalities, features.
+
+  Args:
+    row: for which `is_average`.
+    total: number of modalities M; M - 1 observed ones are called 'rest'.
+  """
+  count = row.get('num_given')
+  return row['metric'], 'rest' if count == total - 1 else count, row.get('features')
+
+
+def family(row: Row) -> str:
+  """A sampler without its number of steps, with conditioning and guidance."""
+  sampler = re.sub(r'\b(num_steps|num_levels)=\d+(, )?', '', str(row.get('sampler')))
+  sampler = sampler.replace(', )', ')').replace('()', '')
+  others = (describe(row.get(key)) for key in ('conditioning', 'guidance'))
+  return ', '.join([sampler, *(each for each in others if each)])
+
+
+# Panels of the curves: title -> what `measure` gives, but for the features.
+QUALITY = {
+  'joint coherence': ('joint_coherence', 0),
+  'coherence given the rest': ('coherence', 'rest'),
+  'Fréchet distance, unconditional': ('frechet', 0),
+}
+
+
+def quality_curves(
+  points: Sequence[tuple[str, float, Row, int]],
+) -> dict[str, dict[str, dict[float, Row]]]:
+  """Curves of the main averages.
+
+  Args:
+    points: name of the line, x, row and M of each average; others are left out.
+
+  Returns:
+    Title of the panel -> name of the line -> {x: row}; lines of a single x, and
+    panels without a line, are left out. Of several features the first count.
+  """
+  panels: dict[str, dict[str, dict[float, Row]]] = {}
+  for title, wanted in QUALITY.items():
+    features, lines = None, {}
+    for name, x, row, total in points:
+      metric, count, kind = measure(row, total)
+      if (metric, count) != wanted or not is_average(row, total):
+        continue
+      features = features or kind
+      if kind == features:
+        lines.setdefault(name, {})[x] = row
+    lines = {name: dict(sorted(c.items())) for name, c in lines.items() if len(c) > 1}
+    if lines:
+      panels[title] = lines
+  return panels

@@ -1,0 +1,480 @@
+"""Studies: many runs, one table.
+
+  python -m mmsbm.study --study=configs/studies/any_to_any.py:data=digits \
+    --workdir=runs/studies/digits --results=launch/results/digits.jsonl
+
+A study is a Python file whose `get_study(arg)` returns rows (configs/studies/Row).
+Each row is a run of mmsbm.main in WORKDIR/NAME, in a process of its own, with its
+output in WORKDIR/logs/NAME.log. The same command again resumes; what is finished is
+skipped by its finished.json (delete it to run a row again). Several processes may
+work on one folder at the same time, with or without --task.
+
+--mode:
+  run    runs the rows; after each one, and at the end, as `table`.
+  table  gathers the averages of the finished rows into the results file, writes
+         WORKDIR/report/index.html and, with --readme, the table in that file, between
+         the lines <!-- study:NAME --> and <!-- /study -->, where NAME is the name of
+         the results file. Without --study and --workdir: from the results file alone.
+  list   prints the rows and their commands.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmsbm.build import nearest
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import write_atomic
+from mmsbm.infra.metric_writer import read_results, write_results
+from mmsbm.report import numbers, tables, write_study_report
+
+MODES = ('run', 'table', 'list')
+FINISHED = 'finished.json'
+_POLL_SECONDS = 2.0
+
+# What a line of the results keeps of a row of results.jsonl.
+FIELDS = (
+  'setup',
+  'sampler',
+  'conditioning',
+  'guidance',
+  'nfe',
+  'metric',
+  'num_given',
+  'features',
+  'value',
+  'stderr',
+  'n',
+  'split',
+  'seed',
+  'step',
+)
+
+
+# --- definition ---------------------------------------------------------------
+
+
+def _load(path_and_argument: str, function: str) -> Any:
+  """Calls `function` of a Python file with what stands after the colon, or None."""
+  path, _, argument = path_and_argument.partition(':')
+  if not os.path.isfile(path):
+    raise UserError(f'there is no file {path}.')
+  name = re.sub(r'\W', '_', os.path.splitext(path)[0])
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    return getattr(module, function)(argument or None)
+  except (
+    SyntaxError,
+    ImportError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+  ) as e:
+    raise UserError(
+      f'{path_and_argument} cannot be used: {" ".join(str(e).split())}'
+    ) from e
+
+
+@functools.cache
+def _load_config(config: str) -> Mapping[str, Any]:
+  return _load(config, 'get_config').to_dict()
+
+
+def load_study(study: str) -> list[Any]:
+  """Rows of 'file:argument', each after the row whose autoencoders it uses.
+
+  Raises:
+    UserError: the file cannot be used, or its rows do not fit together.
+  """
+  rows = _load(study, 'get_study')
+  by_name = {row.name: row for row in rows}
+  if len(by_name) < len(rows):
+    raise UserError(f'{study} has two rows of one name.')
+  for row in rows:
+    if not re.fullmatch(r'[\w.-]+', row.name):
+      raise UserError(f'{study}: the name {row.name!r} is not fit for a folder.')
+    if row.pretrained and row.pretrained not in by_name:
+      raise UserError(
+        f'{study}: row {row.name} wants the autoencoders of {row.pretrained!r}, which '
+        'is no row.' + nearest(row.pretrained, by_name)
+      )
+    if row.pretrained and by_name[row.pretrained].pretrained:
+      raise UserError(f'{study}: {row.pretrained} has no autoencoders of its own.')
+  return sorted(rows, key=lambda row: bool(row.pretrained))
+
+
+def select(rows: Sequence[Any], only: str, task: int, num_tasks: int) -> list[Any]:
+  """The rows of one task: every num_tasks-th that fits, and what these need."""
+  try:
+    pattern = re.compile(only)
+  except re.error as e:
+    raise UserError(f'--only={only} is no regular expression: {e}.') from e
+  if not 0 <= task < num_tasks:
+    raise UserError(f'--task={task} is not one of 0 .. {num_tasks - 1}.')
+  fitting = [row for row in rows if pattern.search(row.name)]
+  # Rows that are needed anyway are no work to share out.
+  needed = {row.pretrained for row in fitting}
+  wanted = [row for row in fitting if row.name not in needed]
+  names = {row.name for row in wanted[task::num_tasks]}
+  names |= {row.pretrained for row in wanted if row.name in names}
+  chosen = [row for row in rows if row.name in names]
+  if not fitting:
+    raise UserError(
+      f'--only={only} fits no row.' + nearest(only, [r.name for r in rows])
+    )
+  return chosen
+
+
+def _as_text(value: Any) -> str:
+  """A value as config_flags reads it."""
+  return value if isinstance(value, str) else repr(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """Rows, and where and how they are run.
+
+  Attributes:
+    definition: 'file:argument'.
+    workdir: folder of all runs.
+    settings: 'config.a.b=value' for all rows.
+    rows: all of them, see `load_study`.
+  """
+
+  definition: str
+  workdir: pathlib.Path
+  settings: tuple[str, ...]
+  rows: tuple[Any, ...]
+
+  def folder(self, row) -> pathlib.Path:
+    return self.workdir / row.name
+
+  def arguments(self, row) -> list[str]:
+    """What mmsbm.main is called with, but for the workdir."""
+    values = {'seed': row.seed, **row.overrides}
+    if row.pretrained:
+      # Seen from the folder of the row: the whole study can be moved.
+      values['pretrained'] = os.path.join('..', row.pretrained)
+    out = [f'--config={row.config}', f'--mode={row.mode}']
+    out += [f'--config.{key}={_as_text(value)}' for key, value in values.items()]
+    return out + [f'--{setting}' for setting in self.settings]
+
+  def command(self, row) -> str:
+    """The command that makes the numbers of a row again, without machine's paths."""
+    workdir = self.workdir
+    if workdir.is_absolute() or '..' in workdir.parts:
+      workdir = pathlib.Path('runs/studies', workdir.name)
+    words = ['python', '-m', 'mmsbm.study', f'--study={self.definition}']
+    words += [f'--workdir={workdir}', f'--only=^{row.name}$']
+    for setting in self.settings:
+      key, _, value = setting.partition('=')
+      if re.match(r'[~./]', value) and os.sep in value:
+        value = 'DIR'
+      words.append(f'--set={key}={value}')
+    return shlex.join(words)
+
+  def fingerprint(self, row) -> str:
+    """Identifies what a row is: its resolved config, wherever its files lie."""
+    config = dict(_load_config(row.config))
+    for key in row.overrides:
+      _check_key(config, key, row.name)
+    config['data'] = {k: v for k, v in config['data'].items() if k != 'cache_dir'}
+    parts = [config, self.arguments(row)]
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha1(text.encode()).hexdigest()[:16]
+
+  def finished(self, row) -> bool:
+    """Whether the row has been run to its end as it is defined now."""
+    try:
+      stored = json.loads((self.folder(row) / FINISHED).read_text())
+    except (OSError, ValueError):
+      return False
+    return stored.get('fingerprint') == self.fingerprint(row)
+
+
+def _check_key(config: Mapping[str, Any], key: str, name: str) -> None:
+  node = config
+  for part in key.split('.'):
+    if not isinstance(node, Mapping) or part not in node:
+      known = node if isinstance(node, Mapping) else ()
+      raise UserError(f'row {name}: its config has no {key!r}.' + nearest(part, known))
+    node = node[part]
+
+
+# --- running ------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path, wait: bool) -> Iterator[bool]:
+  """Holds a lock that goes with the process; yields whether it was to be had."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, 'w') as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      yield False
+      return
+    yield True
+
+
+def _log(text: str) -> None:
+  print(f'{time.strftime("%H:%M:%S")} {text}', file=sys.stderr, flush=True)
+
+
+def run_row(study: Study, row) -> str:
+  """Runs one row; returns what went wrong, or nothing."""
+  log = study.workdir / 'logs' / f'{row.name}.log'
+  workdir = study.folder(row)
+  command = [sys.executable, '-m', 'mmsbm.main', *study.arguments(row)]
+  start = time.monotonic()
+  _log(f'{row.name} ...')
+  with open(log, 'a') as f:
+    done = subprocess.run([*command, f'--workdir={workdir}'], stdout=f, stderr=f)
+  seconds = time.monotonic() - start
+  if done.returncode:
+    lines = log.read_text(errors='replace').strip().splitlines() or ['']
+    return f'exit code {done.returncode}: {lines[-1]} ({log})'
+  marker = {'fingerprint': study.fingerprint(row), 'seconds': round(seconds, 1)}
+  write_atomic(workdir / FINISHED, json.dumps(marker) + '\n')
+  _log(f'{row.name} finished in {seconds:.0f} s')
+  return ''
+
+
+def run(study: Study, rows: Sequence[Any], publish) -> dict[str, str]:
+  """Runs the rows that are not finished, as soon as nobody else is at them.
+
+  Args:
+    study: the whole.
+    rows: those to run, every one after its pretrained row.
+    publish: called without arguments after each row that was run.
+
+  Returns:
+    {name: what went wrong} of the rows that failed.
+  """
+  failed: dict[str, str] = {}
+  by_name = {row.name: row for row in study.rows}
+  pending = list(rows)
+  while pending:
+    waiting = []
+    for row in pending:
+      needed = by_name.get(row.pretrained)
+      if needed and needed.name in failed:
+        failed[row.name] = f'its autoencoders, {needed.name}, failed'
+      elif needed and not study.finished(needed):
+        waiting.append(row)
+      else:
+        lock = study.workdir / 'logs' / f'{row.name}.lock'
+        with _locked(lock, wait=False) as mine:
+          if not mine:
+            waiting.append(row)
+          elif not study.finished(row):
+            problem = run_row(study, row)
+            if problem:
+              failed[row.name] = problem
+              _log(f'{row.name} failed: {problem}')
+            else:
+              publish()
+    if len(waiting) == len(pending):
+      # Others are at work; what they leave undone is done here.
+      time.sleep(_POLL_SECONDS)
+    pending = waiting
+  return failed
+
+
+# --- results ------------------------------------------------------------------
+
+
+def gather(study: Study) -> dict[str, list[dict[str, Any]]]:
+  """{name: lines for the results file} of every finished row."""
+  return {row.name: _lines(study, row) for row in study.rows if study.finished(row)}
+
+
+def _lines(study: Study, row) -> list[dict[str, Any]]:
+  folder = study.folder(row)
+  measured = read_results(folder / 'results.jsonl')
+  if not measured:
+    return []
+  record = json.loads((folder / 'run.json').read_text())
+  config = record['config']
+  total = len(config['modalities'])
+  common = {
+    'modalities': total,
+    'paired_fraction': config['score'].get('paired_fraction', 1.0),
+    'pretrained_seed': record.get('pretrained_seed', config['seed']),
+    'command': study.command(row),
+    'jax': record['versions']['jax'],
+    'device': ', '.join(sorted(set(record['devices']))),
+  }
+  out = []
+  for each in measured:
+    if not numbers.is_average(each, total):
+      continue
+    kept = {key: each[key] for key in FIELDS if each.get(key) is not None}
+    # What is not finite stays, as null.
+    kept['value'] = each['value']
+    columns = {**row.columns, **row.setup_columns.get(each.get('setup'), {})}
+    out.append({'row': row.name, 'columns': columns, **kept, **common})
+  extra = {
+    'train_seconds': record['timings'].get('train score'),
+    'parameters': record['parameters'].get('score'),
+  }
+  for metric, value in extra.items():
+    if value is not None:
+      fields = {'metric': metric, 'value': value, 'seed': config['seed']}
+      out.append({'row': row.name, 'columns': dict(row.columns), **fields, **common})
+  return out
+
+
+def collect(study: Study, path: pathlib.Path) -> list[dict[str, Any]]:
+  """Brings the results file up to date and returns its lines.
+
+  Rows that are finished here replace what the file says of them; those of other
+  machines stay, as long as the study has them.
+  """
+  with _locked(study.workdir / 'logs' / 'results.lock', wait=True):
+    lines = {row.name: [] for row in study.rows}
+    for line in read_results(path):
+      if line['row'] in lines:
+        lines[line['row']].append(line)
+    lines |= gather(study)
+    rows = [line for part in lines.values() for line in part]
+    write_results(path, rows)
+  return rows
+
+
+def _marked(name: str) -> re.Pattern:
+  begin, end = f'<!-- study:{re.escape(name)} -->\n', '<!-- /study -->'
+  return re.compile(f'(?<=^{begin})(.*?)(?=^{end})', flags=re.M | re.S)
+
+
+def read_table(readme: pathlib.Path, name: str) -> str | None:
+  """What stands between the marks of study `name`; None if there are none."""
+  match = _marked(name).search(readme.read_text())
+  return match and match.group()
+
+
+def insert_table(readme: pathlib.Path, name: str, table: str) -> None:
+  """Replaces what stands between the marks of study `name`, which must be there."""
+  text, count = _marked(name).subn(lambda _: table, readme.read_text(), count=1)
+  assert count
+  write_atomic(readme, text)
+
+
+# --- the command --------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message):
+    raise UserError(message)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+  parser = _Parser(
+    prog='python -m mmsbm.study',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('--study', help='file:argument of the definition')
+  parser.add_argument('--workdir', type=pathlib.Path, help='folder of all its runs')
+  parser.add_argument('--results', type=pathlib.Path, help='WORKDIR/results.jsonl')
+  parser.add_argument('--readme', type=pathlib.Path, help='file to put the table in')
+  parser.add_argument('--only', default='', help='regular expression for names of rows')
+  parser.add_argument('--task', type=int, default=0, help='this one of --num_tasks')
+  parser.add_argument('--num_tasks', type=int, default=1)
+  parser.add_argument('--mode', default='run', choices=MODES)
+  parser.add_argument(
+    '--set', action='append', default=[], metavar='config.KEY=VALUE', dest='settings'
+  )
+  args = parser.parse_args(argv)
+  for setting in args.settings:
+    if not re.match(r'config\.[\w.]+=', setting):
+      raise UserError(f'--set {setting} is not of the form config.a.b=value.')
+  alone = args.mode == 'table' and args.results and not args.study
+  if not alone and not (args.study and args.workdir):
+    raise UserError('--study and --workdir are needed; see --help.')
+  if args.readme and read_table(args.readme, _name(args)) is None:
+    raise UserError(
+      f'{args.readme} lacks the lines <!-- study:{_name(args)} --> and '
+      '<!-- /study --> to write between.'
+    )
+  return args
+
+
+def _name(args: argparse.Namespace) -> str:
+  """What the study is called: its results file, or else its folder."""
+  return args.results.stem if args.results else args.workdir.name
+
+
+def _write_tables(args: argparse.Namespace, lines: Sequence[dict[str, Any]]) -> None:
+  name = _name(args)
+  if args.workdir:
+    page = write_study_report(args.workdir / 'report' / 'index.html', name, lines)
+    _log(f'Report: {page}')
+  if args.readme:
+    insert_table(args.readme, name, tables.markdown(lines))
+
+
+def execute(args: argparse.Namespace) -> int:
+  """Does what the command says; returns the exit code."""
+  if not args.study:
+    lines = read_results(args.results)
+    if not lines:
+      raise UserError(f'{args.results} holds no results.')
+    _write_tables(args, lines)
+    return 0
+  study = Study(
+    args.study, args.workdir, tuple(args.settings), tuple(load_study(args.study))
+  )
+  results = args.results or args.workdir / 'results.jsonl'
+  chosen = select(study.rows, args.only, args.task, args.num_tasks)
+  # Mistakes in all definitions, before hours go into the first of them.
+  for row in chosen:
+    study.fingerprint(row)
+  if args.mode == 'list':
+    for row in chosen:
+      words = [*study.arguments(row), f'--workdir={study.folder(row)}']
+      print(f'{row.name}: {shlex.join(["python", "-m", "mmsbm.main", *words])}')
+    return 0
+  failed: dict[str, str] = {}
+  if args.mode == 'run':
+    todo = [row for row in chosen if not study.finished(row)]
+    _log(f'{len(chosen)} rows, {len(chosen) - len(todo)} of them finished')
+    failed = run(study, chosen, lambda: _write_tables(args, collect(study, results)))
+  _write_tables(args, collect(study, results))
+  for name, problem in failed.items():
+    print(f'failed: {name}: {problem}', file=sys.stderr)
+  return 1 if failed else 0
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the program; returns the exit code."""
+  try:
+    return execute(_parse(argv[1:]))
+  except UserError as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('\nstopped; the same command resumes.', file=sys.stderr)
+    return 130
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))

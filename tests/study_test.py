@@ -1,0 +1,566 @@
+"""Studies: rows as runs of the program, results, tables."""
+
+import html.parser
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mmsbm import main, study
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.metric_writer import read_results, write_results
+from mmsbm.report import numbers, tables, write_report, write_study_report
+
+ROOT = pathlib.Path(main.__file__).parents[1]
+
+# --- hand-made results --------------------------------------------------------
+
+
+def line(metric, value, count=None, stderr=0.002, **changes):
+  """A line of a results file; `changes` may be any of its fields."""
+  out = {
+    'row': 'vae_s0', 'columns': {'group': 'methods', 'method': 'SBM-VAE'},
+    'setup': 'default', 'sampler': 'heun(num_steps=10)', 'conditioning': 'time_zero',
+    'nfe': 19, 'metric': metric, 'num_given': count, 'value': value, 'stderr': stderr,
+    'n': 1500, 'seed': 0, 'step': 10000, 'modalities': 4, 'paired_fraction': 1.0,
+    'pretrained_seed': 0, 'command': 'python -m mmsbm.study', 'jax': '0.10.2',
+    'device': 'cpu',
+  }  # fmt: skip
+  out |= {'features': 'classifier'} if metric in ('frechet', 'precision') else {}
+  out |= changes
+  return {k: v for k, v in out.items() if v is not None or k == 'value'}
+
+
+def some_lines():
+  """SBM-VAE with three seeds, SBM-RAE with one, and a solver with two."""
+  rae = {'row': 'rae_s0', 'columns': {'group': 'methods', 'method': 'SBM-RAE'}}
+  solver = {
+    'columns': {'group': 'solvers', 'method': 'SBM-VAE'},
+    'setup': 'dpm_10', 'sampler': 'dpm_solver(num_steps=10, grid=edm)', 'nfe': 10,
+  }  # fmt: skip
+  out = []
+  for seed, (rest, joint) in enumerate(((0.95, 0.70), (0.97, 0.74), (0.96, 0.72))):
+    run = {'seed': seed, 'row': f'vae_s{seed}'}
+    out.append(line('coherence', rest, 3, **run))
+    out.append(line('joint_coherence', joint, 0, **run))
+    if seed < 2:
+      out.append(line('joint_coherence', joint - 0.1, 0, **run | solver))
+  out += [line('coherence', 0.85, 1), line('coherence', 0.9, 2)]
+  out += [line('frechet', 14.5, 0, 0.6), line('frechet', 13.25, 3, 0.6)]
+  out += [
+    line('coherence', 0.9655, 3, **rae),
+    line('joint_coherence', 0.71, 0, **rae),
+    line('frechet', 12.5, 0, 0.6, **rae),
+    line('frechet', None, 3, None, **rae),
+    line(
+      'classifier_accuracy', 0.975, setup=None, sampler=None, conditioning=None,
+      nfe=None,
+    ),
+  ]  # fmt: skip
+  return out
+
+
+def test_seeds_are_averaged():
+  rows = [line('coherence', v, 3, seed=s) for s, v in enumerate((0.95, 0.97, 0.96))]
+  mean = tables.over_seeds(rows)
+  # Deviations -1, 1, 0 per cent: variance 1 of 2 degrees of freedom, over 3 seeds.
+  assert mean['value'] == pytest.approx(0.96)
+  assert mean['stderr'] == pytest.approx(0.01 / 3**0.5)
+  assert (mean['seeds'], mean['n']) == (3, 1500)
+  assert tables.over_seeds(rows[:1])['stderr'] == 0.002
+  assert tables.over_seeds([*rows, line('coherence', None, 3)])['value'] is None
+
+
+def test_the_table_is_exact():
+  lines = some_lines()
+  assert tables.markdown(lines).splitlines() == [
+    '| group | method | sampler | NFE | seeds | coherence given 1 | given 2 '
+    '| given the rest | joint | Fréchet, unconditional | Fréchet, given the rest |',
+    '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |',
+    '| methods | SBM-VAE | `heun(num_steps=10)` | 19 | 3 | 0.850 ± 0.002 '
+    '| 0.900 ± 0.002 | 0.960 ± 0.006 | **0.720 ± 0.012** | 14.5 ± 0.6 '
+    '| 13.2 ± 0.6 |',
+    '| methods | SBM-RAE | `heun(num_steps=10)` | 19 | 1 | – | – '
+    '| **0.966 ± 0.002** | 0.710 ± 0.002 | **12.5 ± 0.6** | not finite |',
+    # 0.60 and 0.64: a deviation of 0.02 each, so 0.0283 / sqrt(2).
+    '| solvers | SBM-VAE | `dpm_solver(num_steps=10, grid=edm)` | 10 | 2 | – | – | – '
+    '| 0.62 ± 0.02 | – | – |',
+    '',
+    'In all lines conditioning: time_zero. ± is one standard error over the seeds of '
+    'the training, where there is one over test examples. n = 1,500 test examples. '
+    'Made on cpu, jax 0.10.2.',
+  ]
+
+
+def test_given_one_of_two_is_given_the_rest():
+  two = {'row': 'm2_s0', 'columns': {'method': 'two'}, 'modalities': 2}
+  lines = [*some_lines(), line('coherence', 0.625, 1, **two)]
+  (found,) = (e for e in tables.entries(lines) if e.modalities == 2)
+  assert found.cell(('coherence', 1, None))['value'] == 0.625
+  assert found.cell(('coherence', 'rest', None))['value'] == 0.625
+  assert found.cell(('coherence', 2, None)) is None
+
+
+def test_two_rows_with_the_same_columns_are_refused():
+  lines = [line('coherence', 0.5, 3), line('coherence', 0.6, 3, row='other_s0')]
+  with pytest.raises(UserError, match='vae_s0 and other_s0 have the same columns'):
+    tables.entries(lines)
+
+
+def test_a_family_is_a_sampler_without_its_steps():
+  row = {'sampler': 'dpm_solver(num_steps=10, grid=edm)', 'conditioning': 'clean'}
+  assert numbers.family(row) == 'dpm_solver(grid=edm), clean'
+  assert numbers.family({'sampler': 'heun(num_steps=5)'}) == 'heun'
+  assert numbers.family({'sampler': 'ancestral(eta=0.0, num_steps=5)'}) == (
+    numbers.family({'sampler': 'ancestral(num_steps=7, eta=0.0)'})
+  )
+
+
+def test_only_averages_are_kept():
+  average = {'metric': 'coherence', 'target': 'mean', 'given': 'mean'}
+  assert numbers.is_average(average, 4)
+  assert not numbers.is_average(average | {'given': ['m0']}, 4)
+  assert not numbers.is_average(average | {'target': 'm0'}, 4)
+  joint = {'metric': 'joint_coherence', 'given': [], 'at_least': 4}
+  assert numbers.is_average(joint, 4)
+  assert not numbers.is_average(joint | {'at_least': 3}, 4)
+  first = joint | {'metric': 'joint_coherence_with_first'}
+  assert not numbers.is_average(first, 4)
+
+
+def test_curves_of_quality():
+  def point(nfe, value, metric='joint_coherence', count=0):
+    return ('heun', nfe, line(metric, value, count), 4)
+
+  points = [
+    point(20, 0.7), point(5, 0.5), point(5, 0.9, 'coherence', 3),
+    point(20, 0.95, 'coherence', 2), ('alone', 7, line('joint_coherence', 0.1, 0), 4),
+  ]  # fmt: skip
+  panels = numbers.quality_curves(points)
+  # Given 2 of 4 is not given the rest, which leaves one point: no curve.
+  assert list(panels) == ['joint coherence']
+  (curve,) = panels['joint coherence'].values()
+  assert [(x, row['value']) for x, row in curve.items()] == [(5, 0.5), (20, 0.7)]
+
+
+class _Page(html.parser.HTMLParser):
+  def __init__(self, text):
+    super().__init__()
+    self.words, self.links = [], []
+    self.feed(text)
+    self.text = ' '.join(' '.join(self.words).split())
+
+  def handle_starttag(self, tag, attrs):
+    attrs = dict(attrs)
+    self.links += [attrs[k] for k in ('src', 'href') if k in attrs]
+
+  def handle_data(self, data):
+    self.words.append(data)
+
+
+def test_the_page_of_a_study(tmp_path):
+  lines = some_lines()
+  for number in (2, 10):
+    columns = {'group': 'modalities', 'method': 'SBM-VAE', 'modalities': str(number)}
+    many = {'row': f'm{number}_s0', 'columns': columns, 'modalities': number}
+    lines.append(line('joint_coherence', 0.5, 0, **many))
+  for percent in (20, 5):
+    columns = {'group': 'pairs', 'method': 'SBM-VAE', 'paired': f'{percent} %'}
+    paired = {'row': f'p{percent}_s0', 'columns': columns | {'unpaired': 'used'}}
+    paired['paired_fraction'] = percent / 100
+    lines.append(line('joint_coherence', 0.6, 0, **paired))
+  lines.append(
+    line(
+      'joint_coherence', 0.65, 0, setup='heun_5', sampler='heun(num_steps=5)', nfe=9,
+      columns={'group': 'solvers', 'method': 'SBM-VAE'},
+    )
+  )  # fmt: skip
+  path = write_study_report(tmp_path / 'report' / 'index.html', 'a <study>', lines)
+  page = _Page(path.read_text())
+  assert 'a <study>' in page.text and '0.960 ± 0.006' in page.text
+  for title in (
+    'Quality against network evaluations', 'Paired tuples', 'Number of modalities',
+    'Trained networks', 'The command of every row',
+  ):  # fmt: skip
+    assert title in page.text
+  pictures = [link for link in page.links if link.startswith('data:image/png')]
+  assert len(pictures) == 3
+  assert all(link.startswith(('data:', '#')) for link in page.links)
+  # Without such rows there are no such sections.
+  page = _Page(write_study_report(path, 'x', some_lines()).read_text())
+  assert 'Paired tuples' not in page.text and 'Number of modalities' not in page.text
+  assert not any(link.startswith('data:image/png') for link in page.links)
+  assert 'No row is finished yet' in write_study_report(path, 'x', []).read_text()
+
+
+def test_one_begins_the_curve_of_all_kinds_of_unpaired_tuples():
+  def paired(fraction, **columns):
+    columns = {'group': 'g', 'method': 'SBM-VAE'} | columns
+    row = f'{fraction} {columns.get("unpaired")}'
+    return line(
+      'coherence', fraction, 3, row=row, columns=columns, paired_fraction=fraction
+    )
+
+  lines = [
+    paired(1.0), paired(0.2, paired='20 %', unpaired='used'),
+    paired(0.2, paired='20 %', unpaired='left out'),
+    paired(1.0, modalities='10'),
+  ]  # fmt: skip
+  from mmsbm.report import study_page
+
+  points = study_page._paired_points(tables.entries(lines))
+  assert sorted((name, x) for name, x, _ in points) == [
+    ('SBM-VAE, unpaired left out', 0.2), ('SBM-VAE, unpaired left out', 1.0),
+    ('SBM-VAE, unpaired used', 0.2), ('SBM-VAE, unpaired used', 1.0),
+  ]  # fmt: skip
+
+
+def test_the_report_of_a_run_shows_quality_against_cost(tmp_path):
+  rows = [
+    {
+      'metric': 'coherence', 'value': value, 'stderr': 0.01, 'target': 'mean',
+      'given': 'mean', 'num_given': 1, 'n': 100, 'nfe': nfe,
+      'sampler': f'heun(num_steps={nfe})',
+    }
+    for nfe, value in ((9, 0.5), (19, 0.6))
+  ]  # fmt: skip
+  (tmp_path / 'run.json').write_text('{"config": {"modalities": ["m0", "m1"]}}')
+  title = 'Quality against network evaluations'
+  write_results(tmp_path / 'results.jsonl', rows)
+  assert title in write_report(tmp_path).read_text()
+  write_results(tmp_path / 'results.jsonl', rows[:1])
+  assert title not in write_report(tmp_path).read_text()
+
+
+# --- README -------------------------------------------------------------------
+
+
+def test_a_table_is_put_between_its_marks(tmp_path):
+  readme = tmp_path / 'README.md'
+  readme.write_text(
+    'a\n<!-- study:x -->\nold\n<!-- /study -->\nb\n<!-- study:y -->\n<!-- /study -->\n'
+  )
+  study.insert_table(readme, 'x', r'| new \1 |' + '\n')
+  study.insert_table(readme, 'y', 'other\n')
+  assert readme.read_text() == (
+    'a\n<!-- study:x -->\n| new \\1 |\n<!-- /study -->\nb\n<!-- study:y -->\nother\n'
+    '<!-- /study -->\n'
+  )
+  assert study.read_table(readme, 'x') == '| new \\1 |\n'
+  assert study.read_table(readme, 'z') is None
+
+
+RESULTS = sorted((ROOT / 'launch' / 'results').glob('*.jsonl'))
+
+
+@pytest.mark.skipif(not RESULTS, reason='no results are committed')
+@pytest.mark.parametrize('path', RESULTS, ids=lambda path: path.stem)
+def test_the_table_of_the_readme_is_that_of_the_results(path):
+  lines = read_results(path)
+  assert study.read_table(ROOT / 'README.md', path.stem) == tables.markdown(lines)
+  for each in lines:
+    assert not any(os.path.isabs(v) for v in each.values() if isinstance(v, str))
+    assert '=/' not in each['command'] and '=~' not in each['command']
+
+
+def test_tables_are_made_from_the_results_alone(tmp_path, capsys):
+  results, readme = tmp_path / 'digits.jsonl', tmp_path / 'README.md'
+  write_results(results, some_lines())
+  readme.write_text('<!-- study:digits -->\n<!-- /study -->\n')
+  arguments = ['study', '--mode=table', f'--results={results}', f'--readme={readme}']
+  assert study.main(arguments) == 0
+  assert tables.markdown(some_lines()) in readme.read_text()
+  readme.write_text('')
+  assert study.main(arguments) == 2
+  assert 'lacks the lines <!-- study:digits -->' in capsys.readouterr().err
+
+
+# --- definitions --------------------------------------------------------------
+
+
+def write_study(folder, rows, **names):
+  """A definition whose rows are the expressions `rows`."""
+  text = 'from configs.studies import Row\n'
+  text += ''.join(f'{name} = {value!r}\n' for name, value in names.items())
+  text += f'def get_study(arg=None):\n  return [{", ".join(rows)}]\n'
+  (folder / 'own.py').write_text(text)
+  return folder / 'own.py'
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+DIGITS = "config='configs/digits.py:smoke,modalities=2'"
+
+
+@pytest.mark.parametrize(
+  ('rows', 'message'),
+  [
+    ([f"Row(name='a', {DIGITS})"] * 2, 'two rows of one name'),
+    ([f"Row(name='a/b', {DIGITS})"], 'not fit for a folder'),
+    ([f"Row(name='a', pretrained='b', {DIGITS})"], "'b', which is no row"),
+    (
+      [f"Row(name='a', overrides={{'score.num_step': 3}}, {DIGITS})"],
+      "no 'score.num_step'. Did you mean 'num_steps'",
+    ),
+    (["Row(name='a', config='configs/digits.py:smok')"], "Did you mean 'smoke'"),
+    (["Row(name='a', config='configs/none.py')"], 'no file configs/none.py'),
+    (["Row(nam='a')"], "argument 'nam'"),
+  ],
+)
+def test_a_mistake_in_a_definition(tmp_path, capsys, rows, message):
+  own = write_study(tmp_path, rows)
+  assert study.main(['study', f'--study={own}', f'--workdir={tmp_path / "w"}']) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and message in error and error.count('\n') == 1
+  assert not (tmp_path / 'w').exists()
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--only=zz'], '--only=zz fits no row'),
+    (['--only=('], 'no regular expression'),
+    (['--task=2', '--num_tasks=2'], '--task=2 is not one of 0 .. 1'),
+    (['--set=score.num_steps=3'], 'not of the form config.a.b=value'),
+    (['--wrong'], 'unrecognized arguments: --wrong'),
+    (['--mode=fly'], "invalid choice: 'fly'"),
+  ],
+)
+def test_a_mistake_on_the_command_line(tmp_path, capsys, arguments, message):
+  own = write_study(tmp_path, [f"Row(name='a', {DIGITS})"])
+  command = ['study', f'--study={own}', f'--workdir={tmp_path / "w"}', *arguments]
+  assert study.main(command) == 2
+  assert message in capsys.readouterr().err
+
+
+def test_tasks_share_the_rows_out():
+  class R:
+    def __init__(self, name, pretrained=''):
+      self.name, self.pretrained = name, pretrained
+
+  rows = [R('ae'), R('x'), *(R(f'v{i}', 'ae') for i in range(4))]
+
+  def names(*arguments):
+    return [row.name for row in study.select(rows, *arguments)]
+
+  assert names('', 0, 1) == ['ae', 'x', 'v0', 'v1', 'v2', 'v3']
+  assert names('', 0, 2) == ['ae', 'x', 'v1', 'v3']
+  assert names('', 1, 2) == ['ae', 'v0', 'v2']
+  assert names('v[23]', 0, 1) == ['ae', 'v2', 'v3']
+  assert names('^x$', 0, 1) == ['x']
+
+
+def test_commands_hold_no_paths_of_the_machine(tmp_path):
+  own = write_study(tmp_path, [f"Row(name='a', {DIGITS})"])
+  made = study.Study(
+    'configs/studies/s.py:data=digits',
+    pathlib.Path('/home/somebody/runs/big'),
+    ('config.data.mnist_dir=/data/mnist', 'config.score.num_steps=7'),
+    tuple(study.load_study(str(own))),
+  )
+  assert made.command(made.rows[0]) == (
+    'python -m mmsbm.study --study=configs/studies/s.py:data=digits '
+    "--workdir=runs/studies/big '--only=^a$' --set=config.data.mnist_dir=DIR "
+    '--set=config.score.num_steps=7'
+  )
+  assert made.arguments(made.rows[0])[-2:] == [
+    '--config.data.mnist_dir=/data/mnist', '--config.score.num_steps=7',
+  ]  # fmt: skip
+
+
+# --- the definition of the README's table -------------------------------------
+
+
+@pytest.mark.parametrize('data', ['digits', 'polymnist'])
+@pytest.mark.parametrize('smoke', [True, False])
+def test_any_to_any_can_be_built(data, smoke, tmp_path):
+  """Every row and setup, without data; evaluations as their names promise."""
+  from configs.studies import any_to_any
+  from mmsbm.experiment import Experiment
+
+  rows = any_to_any.get_study(f'data={data},seeds=1' + ',smoke' * smoke)
+  columns = [tuple(row.columns.items()) for row in rows]
+  assert len(set(columns)) == len(columns) - 1  # two kinds of autoencoders
+  made = study.Study('x', tmp_path, (), tuple(rows))
+  for row in rows:
+    made.fingerprint(row)
+    config = study._load(row.config, 'get_config')
+    for key, value in row.overrides.items():
+      *path, last = key.split('.')
+      node = config
+      for part in path:
+        node = node[part]
+      node[last] = value
+    experiment = Experiment(config.to_dict(), tmp_path / row.name)
+    model = experiment.model
+    assert set(experiment.setups) == {'default', *row.overrides['compare']}
+    assert set(row.setup_columns) <= set(row.overrides['compare'])
+    for name in experiment.setups:
+      solver, _, number = name.rpartition('_')
+      if solver in any_to_any.SOLVERS and row.name == 'vae_s0':
+        nfe = model.num_evaluations(name)
+        assert nfe in (int(number), int(number) - 1)
+        if solver not in ('heun', 'pc'):
+          assert nfe == int(number)
+
+
+# --- running ------------------------------------------------------------------
+
+CONFIG = '''
+import ml_collections
+from configs import digits
+
+def get_config(arg=None):
+  """digits with two modalities and tiny networks."""
+  c = digits.get_config('smoke,modalities=2').to_dict()
+  small = dict(name='mlp', widths=(8,))
+  for modality in c['modalities'].values():
+    modality.update(encoder=small, decoder=small, latent_dim=2)
+  patch = dict(name='patch', patch=8, width=4, num_layers=1, dropout=0.1)
+  c['classifier']['network'] = patch
+  c['score']['network'] = dict(name='mlp', width=8, num_blocks=1, expansion=1)
+  c['data'].update(num_train=96, num_val=16, num_test=32)
+  for stage in ('classifier', 'unimodal', 'score'):
+    c[stage].update(num_steps=6, batch_size=8, ema_decay=0.9)
+  c['loop'].update(block_steps=3, checkpoint_every_steps=3)
+  c['evaluate'].update(num_examples=30, max_subsets=2, chunk_size=30)
+  c['evaluate']['precision_recall'] = False
+  c['sampler'] = dict(name='dpm_solver', num_steps=2)
+  c['compare'] = {}
+  c['sample'].update(num_examples=2, num_samples=1)
+  return ml_collections.ConfigDict(c)
+'''
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+  """A folder with the config above, in which compiled programs are kept."""
+  folder = tmp_path_factory.mktemp('studies')
+  (folder / 'tiny.py').write_text(CONFIG)
+  changes = {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'PYTHONPATH': str(ROOT),
+    'MMSBM_CACHE': str(folder / 'cache'),
+  }
+  with pytest.MonkeyPatch.context() as patch:
+    for key, value in changes.items():
+      patch.setenv(key, value)
+    yield folder
+
+
+def tiny_rows(folder):
+  config = f'config={str(folder / "tiny.py")!r}'
+  stages = "{'stages': ('classifier', 'unimodal')}"
+  return [
+    "Row(name='one', columns={'method': 'one'}, pretrained='ae', "
+    "overrides={'compare': {'heun': {'sampler': {'name': 'heun', 'num_steps': 2}}}}, "
+    f"setup_columns={{'heun': {{'group': 'solvers'}}}}, {config})",
+    f"Row(name='ae', overrides={stages}, mode='train', {config})",
+    "Row(name='two', columns={'method': 'two'}, pretrained='ae', seed=1, "
+    f"overrides={{'score.num_steps': 3}}, {config})",
+  ]
+
+
+def snapshot(folder):
+  return {
+    p: (p.stat().st_mtime_ns, p.read_bytes() if p.is_file() else b'')
+    for p in sorted(folder.rglob('*'))
+  }
+
+
+@pytest.fixture(scope='module')
+def finished_study(tiny):
+  """A study that was run to its end, and what the last command printed."""
+  work = tiny / 'work'
+  own = write_study(tiny, tiny_rows(tiny))
+  arguments = [f'--study={own}', f'--workdir={work}']
+  # From the root of the repository, where the configs are.
+  done = subprocess.run(
+    [sys.executable, '-m', 'mmsbm.study', *arguments, '--only=^ae$'],
+    cwd=ROOT, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  autoencoders = snapshot(work / 'ae')
+  done = subprocess.run(
+    [sys.executable, '-m', 'mmsbm.study', *arguments],
+    cwd=ROOT, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert '3 rows, 1 of them finished' in done.stderr
+  return work, arguments, autoencoders
+
+
+def test_rows_share_autoencoders_and_leave_them_as_they_are(finished_study):
+  work, _, autoencoders = finished_study
+  assert snapshot(work / 'ae') == autoencoders
+  for name, seed in (('one', 0), ('two', 1)):
+    record = json.loads((work / name / 'run.json').read_text())
+    assert not {'train classifier', 'train unimodal'} & set(record['timings'])
+    assert (record['seed'], record['pretrained_seed']) == (seed, 0)
+    checkpoints = {p.name for p in (work / name / 'checkpoints').iterdir()}
+    assert checkpoints == {'score'}
+    assert (work / name / 'latents.npz').exists()
+
+
+def test_results_hold_the_averages_of_all_rows(finished_study):
+  work, _, _ = finished_study
+  lines = read_results(work / 'results.jsonl')
+  assert {each['row'] for each in lines} == {'one', 'two'}
+  ours = [each for each in lines if each['row'] == 'one']
+  assert {each.get('setup') for each in ours} == {'default', 'heun', None}
+  measured = {(e['metric'], e.get('num_given'), e.get('setup')) for e in ours}
+  assert len(measured) == len(ours)
+  for wanted in (
+    ('coherence', 1, 'default'), ('joint_coherence', 0, 'default'),
+    ('frechet', 0, 'default'), ('frechet', 1, 'heun'), ('joint_coherence', 0, 'heun'),
+    ('classifier_accuracy', None, None), ('reconstruction', None, None),
+    ('train_seconds', None, None), ('parameters', None, None),
+  ):  # fmt: skip
+    assert wanted in measured
+  raw = read_results(work / 'one' / 'results.jsonl')
+  (joint,) = (
+    row for row in raw
+    if row['metric'] == 'joint_coherence' and row['at_least'] == 2 and row['nfe'] == 3
+  )  # fmt: skip
+  (kept,) = (
+    e for e in ours if e['metric'] == 'joint_coherence' and e['setup'] == 'heun'
+  )
+  for field in ('value', 'stderr', 'n', 'nfe', 'sampler', 'conditioning'):
+    assert kept[field] == joint[field]
+  assert kept['columns'] == {'method': 'one', 'group': 'solvers'}
+  assert str(work) not in json.dumps(lines).replace('own.py', '')
+  assert '0 of 2' not in (work / 'report' / 'index.html').read_text()
+
+
+def test_what_is_finished_is_not_run_again(finished_study, capsys):
+  work, arguments, _ = finished_study
+  before = {k: v for k, v in snapshot(work).items() if k.parent != work / 'report'}
+  start = time.monotonic()
+  assert study.main(['study', *arguments]) == 0
+  assert time.monotonic() - start < 10
+  assert '3 rows, 3 of them finished' in capsys.readouterr().err
+  changed = {
+    p.relative_to(work).parts[0]
+    for p, state in snapshot(work).items()
+    if p.is_file() and before.get(p) != state
+  }
+  assert changed <= {'results.jsonl', 'report', 'logs'}
+
+
+def test_another_definition_is_another_row(finished_study):
+  work, arguments, _ = finished_study
+  rows = study.load_study(arguments[0].partition('=')[2])
+  made = study.Study('x', work, (), tuple(rows))
+  changed = study.Study('x', work, ('config.score.num_steps=4',), tuple(rows))
+  assert all(made.finished(row) for row in rows)
+  assert not any(changed.finished(row) for row in rows)
