@@ -4,7 +4,7 @@
 
 Arguments, e.g. --config=configs/digits.py:method=sbm_rae,modalities=3,smoke:
   method: sbm_vae, sbm_rae, or mld (multi-modal latent diffusion).
-  modalities: 2 to 10.
+  modalities: 2 to 50; from 11 on the photographs return in other colours.
   smoke: the whole pipeline in under a minute; its numbers mean nothing.
 """
 
@@ -17,7 +17,7 @@ def get_config(arg=None):
   )
   common.choose('method', arg.method, common.METHODS)
   common.choose('preset', arg.preset, ('default',))
-  common.choose('modalities', arg.modalities, range(2, 11))
+  common.choose('modalities', arg.modalities, range(2, 51))
   c = common.base()
   c.method, c.preset = arg.method, arg.preset
   shape = (16, 16, 3)

@@ -5,6 +5,7 @@ and scikit-image carry photographs: a small PolyMNIST made of the project's own
 dependencies.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -15,6 +16,13 @@ from mmsbm.infra.errors import UserError
 
 NUM_INSTANCES = {'train': 1197, 'val': 150, 'test': 450}
 _VERSION = 1
+
+# Colours by which a photograph is inverted: once all photographs are used, modalities
+# show them again in the next variant. A channel keeps its variance and the contrast of
+# the digit to it, so no variant is harder than its photograph, and grey photographs
+# differ in colour as well. The first one changes nothing.
+VARIANTS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))
+MAX_MODALITIES = len(VARIANTS) * len(backgrounds.BUNDLED)
 
 
 def instances_path() -> pathlib.Path:
@@ -95,6 +103,26 @@ def warp(images: np.ndarray, size: int, affine: np.ndarray | None = None) -> np.
   )
 
 
+def vary_backgrounds(
+  photographs: Sequence[backgrounds.Background], count: int
+) -> tuple[backgrounds.Background, ...]:
+  """The photographs over and over again, each time in the next of `VARIANTS`."""
+  out = []
+  for i in range(count):
+    photograph = photographs[i % len(photographs)]
+    variant = i // len(photographs)
+    if variant:
+      colour = np.array(VARIANTS[variant], np.uint8)
+      photograph = dataclasses.replace(
+        photograph,
+        # On 8 bits, flipping every bit is 255 - v.
+        pixels=photograph.pixels ^ colour,
+        fingerprint=f'{photograph.fingerprint} ^ {VARIANTS[variant]}',
+      )
+    out.append(photograph)
+  return tuple(out)
+
+
 def build(
   modalities: Sequence[str],
   cache_dir: str,
@@ -112,7 +140,8 @@ def build(
   """Builds the dataset, or opens it where it was built before.
 
   Args:
-    modalities: 2 to 10 names; modality i is drawn on photograph i.
+    modalities: 2 to 50 names; modality i is drawn on photograph i % 10 in variant
+      i // 10 of its colours.
     cache_dir: folder of prepared datasets.
     num_train: examples, made of 1,197 instances of a digit.
     num_val: examples, made of 150 further instances.
@@ -132,9 +161,9 @@ def build(
     'val': dataset.check_count('num_val', num_val),
     'test': dataset.check_count('num_test', num_test),
   }
-  if not 2 <= len(modalities) <= len(backgrounds.BUNDLED):
+  if not 2 <= len(modalities) <= MAX_MODALITIES:
     raise UserError(
-      f"The dataset 'digits' has 2 to {len(backgrounds.BUNDLED)} modalities, not "
+      f"The dataset 'digits' has 2 to {MAX_MODALITIES} modalities, not "
       f'{len(modalities)}.'
     )
   if not 16 <= dataset.check_count('image_size', image_size) <= 28:
@@ -144,7 +173,10 @@ def build(
       f'data.augment is {augment} and data.threshold is {threshold}; they must be '
       'at least 0, and the threshold below 16.'
     )
-  photographs = backgrounds.load_backgrounds(photos, len(modalities))
+  loaded = backgrounds.load_backgrounds(
+    photos, min(len(modalities), len(backgrounds.BUNDLED))
+  )
+  photographs = vary_backgrounds(loaded, len(modalities))
 
   def write(writer: dataset.Writer) -> str:
     digits, digit_labels = load_instances()
@@ -169,7 +201,7 @@ def build(
       + '/'.join(f'{n:,}' for n in counts.values())
       + ' train/val/test examples of the 1,797 digits of scikit-learn (UCI, CC BY 4.0)'
       + ' on '
-      + ', '.join(p.credit for p in photographs)
+      + ', '.join(p.credit for p in loaded)
     )
 
   return dataset.prepare(

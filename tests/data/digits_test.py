@@ -85,6 +85,46 @@ def test_pictures_show_the_class_on_the_photograph_of_the_modality(tmp_path):
       assert (expected == shown).all((2, 3)).any(), (name, i)
 
 
+def test_beyond_ten_modalities_the_photographs_return_in_other_colours(tmp_path):
+  names = tuple(f'm{i}' for i in range(50))
+  data = digits.build(names, tmp_path, num_train=1, num_val=1, num_test=40)
+  photographs = backgrounds.load_backgrounds(tuple(backgrounds.BUNDLED), 10)
+  varied = digits.vary_backgrounds(photographs, 50)
+  inverted = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]], bool)
+  for i, (name, background) in enumerate(zip(names, varied, strict=True)):
+    pixels = photographs[i % 10].pixels
+    np.testing.assert_array_equal(
+      background.pixels, np.where(inverted[i // 10], 255 - pixels, pixels)
+    )
+    # A picture has colours of its photograph's variant, and on the digit the inverse
+    # ones: up to the sign of the three channels together, they tell the variant.
+    shown, colours = (
+      np.minimum(c @ [1 << 16, 1 << 8, 1], (255 - c) @ [1 << 16, 1 << 8, 1])
+      for c in (
+        data.splits['test'].arrays[name].reshape(-1, 3).astype(np.int32),
+        background.pixels.reshape(-1, 3).astype(np.int32),
+      )
+    )
+    assert np.isin(shown, colours).all(), name
+  assert len({b.fingerprint for b in varied}) == 50
+  assert data.source.count('astronaut') == 1
+
+
+def test_the_first_ten_modalities_are_what_they_were(tmp_path):
+  """Digest and pictures as they were when there were no more than ten."""
+  names = tuple(f'm{i}' for i in range(10))
+  ten = digits.build(names, tmp_path, **_SMALL)
+  assert ten.content_hash == '7287dea4e629d13c73622bac65b16341'
+  more = digits.build((*names, 'm10'), tmp_path, **_SMALL)
+  for split, part in ten.splits.items():
+    for name in names:
+      np.testing.assert_array_equal(part.arrays[name], more.splits[split].arrays[name])
+  # An instance, a crop and a colour of its own, not a recoloured m0.
+  assert not np.array_equal(
+    more.splits['test'].arrays['m10'][..., 1], more.splits['test'].arrays['m0'][..., 1]
+  )
+
+
 def test_dataset(tmp_path):
   names = ('m0', 'm1', 'm2')
   data = digits.build(names, tmp_path, **_SMALL)
@@ -107,8 +147,8 @@ def test_dataset(tmp_path):
 @pytest.mark.parametrize(
   ('names', 'kwargs', 'message'),
   [
-    (('a',), {}, '2 to 10 modalities, not 1'),
-    (tuple('abcdefghijk'), {}, '2 to 10 modalities, not 11'),
+    (('a',), {}, '2 to 50 modalities, not 1'),
+    (tuple(map(str, range(51))), {}, '2 to 50 modalities, not 51'),
     (('a', 'b'), {'photos': ('cell',)}, 'need 2 background'),
     (('a', 'b'), {'image_size': 32}, '16 to 28'),
     (('a', 'b'), {'num_val': 0}, 'num_val'),
