@@ -26,6 +26,11 @@ class DiagGaussian:
     noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
     return self.mean + jnp.exp(0.5 * self.log_var) * noise
 
+  def log_prob(self, z: jax.Array) -> jax.Array:
+    """Log density at z [..., D], summed over the last axis."""
+    square = jnp.square(z - self.mean) * jnp.exp(-self.log_var)
+    return -0.5 * (square + self.log_var + math.log(2 * math.pi)).sum(-1)
+
   def kl_to_standard_normal(self) -> jax.Array:
     """KL(q || N(0, I)), summed over the last axis (Kingma & Welling, 2014, App. B)."""
     terms = jnp.square(self.mean) + jnp.exp(self.log_var) - 1.0 - self.log_var

@@ -25,6 +25,7 @@ LAYERS = {
   'data': 2,
   'modalities': 2,
   'samplers': 2,
+  'guidance': 2,
   'report': 2,
   'convert_inception': 2,
   'learners': 3,
@@ -33,6 +34,7 @@ LAYERS = {
   'generate': 5,
   'train': 5,
   'experiment': 6,
+  'evaluate_likelihood': 6,
   'evaluate': 7,
   'sample': 7,
   'run': 7,
@@ -50,8 +52,9 @@ ALLOWED = {
   'diffusion': {'infra'},
   'data': {'infra'},
   'samplers': {'infra', 'diffusion'},
+  'guidance': {'infra', 'diffusion'},
   'report': {'infra'},
-  'evaluators': {'infra', 'nn'},
+  'evaluators': {'infra', 'nn', 'latents', 'distributions', 'diffusion', 'samplers'},
 }
 ONLY_IN = {
   'orbax': {'infra/checkpoints.py'},
