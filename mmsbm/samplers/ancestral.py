@@ -4,9 +4,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from mmsbm.samplers import noise as noise_lib
 from mmsbm.samplers.grids import GRIDS, check_choice, time_grid
-from mmsbm.samplers.noise import row_normal
+from mmsbm.samplers.resampling import jump, jump_times, visited_levels, visits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,25 +35,36 @@ class Ancestral:
   def num_evaluations(self) -> int:
     return self.num_steps
 
-  def __call__(self, keys, score_fn, z, *, sde, hold, free):
+  def evaluation_times(self, sde, resampling=None) -> np.ndarray:
+    """Times [NFE] of the network's calls; see samplers/__init__.py."""
+    levels = visited_levels(self.num_steps, resampling)
+    return time_grid(sde, self.grid, self.num_steps, self.time_min)[levels]
+
+  def __call__(self, keys, score_fn, z, *, sde, hold, resampling=None):
     """Returns clean latents [B, D]; arguments in samplers/__init__.py."""
-    del free
-    t = time_grid(sde, self.grid, self.num_steps, self.time_min)
-    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    times = time_grid(sde, self.grid, self.num_steps, self.time_min)
+    levels = visited_levels(self.num_steps, resampling)
+    alpha, sigma = sde.alpha(times), sde.sigma(times)
     next_alpha = jnp.append(alpha[1:], 1.0)
     next_sigma = jnp.append(sigma[1:], 0.0)  # the last step returns z_0 itself
     # Share of the variance of z_r that is fresh noise when eta = 1.
     fresh = 1 - jnp.square(next_sigma / next_alpha * alpha / sigma)
 
     def step(z, xs):
-      i, t, sigma, next_alpha, next_sigma, fresh = xs
-      z = hold(keys, z, t)
+      i, visit, (t, sigma, next_alpha, next_sigma, fresh), (reached, begins) = xs
+      z = hold(keys, z, t, visit)
       score = score_fn(z, t)
       eps = -sigma * score
-      noise = row_normal(keys, i, z.shape[1:])
+      noise = noise_lib.row_normal(keys, i, z.shape[1:])
       kept = jnp.sqrt(1 - self.eta**2 * fresh)
       mixed = kept * eps + self.eta * jnp.sqrt(fresh) * noise
-      return next_alpha * sde.denoise(z, score, t) + next_sigma * mixed, None
+      z = next_alpha * sde.denoise(z, score, t) + next_sigma * mixed
+      if resampling is not None:
+        z = jump(keys, i, z, reached, begins, sde)
+      return z, None
 
-    xs = (jnp.arange(self.num_steps), t, sigma, next_alpha, next_sigma, fresh)
+    coefficients = (times, sigma, next_alpha, next_sigma, fresh)
+    coefficients = tuple(jnp.asarray(c)[levels] for c in coefficients)
+    number = jnp.arange(len(levels))
+    xs = (number, visits(levels), coefficients, jump_times(times, levels))
     return jax.lax.scan(step, z, xs)[0]

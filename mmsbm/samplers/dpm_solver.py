@@ -4,26 +4,51 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from mmsbm.samplers import noise as noise_lib
 from mmsbm.samplers.grids import GRIDS, check_choice, time_grid
+from mmsbm.samplers.resampling import (
+  begins_anew,
+  jump,
+  jump_times,
+  visited_levels,
+  visits,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPMSolver:
-  """Deterministic multistep solver (Lu et al., 2022, arXiv 2211.01095, Algorithm 2).
+  """Multistep solver of the reverse process (Lu et al., 2022, arXiv 2211.01095).
 
-  It integrates the linear part of the probability flow ODE exactly and
-  extrapolates the predicted z_0 in lambda = -log s. The form with data
-  prediction holds for any alpha and sigma. The first step has no past, and the
-  last one, to s = 0, is infinitely long in lambda: both are of first order.
+  It integrates the linear part exactly and extrapolates the predicted z_0 in
+  lambda = -log s. In y = z / alpha the probability flow and the reverse SDE are, with
+  lambda rising by dl and x the predicted z_0,
+
+    dy = -(y - x) dl     and     dy = -2 (y - x) dl + sqrt(2) s dw,
+
+  for any alpha and sigma, so that a step of length h with x constant gives
+
+    y' = e^-h y + (1 - e^-h) x
+    y' = e^-2h y + (1 - e^-2h) x + s' sqrt(1 - e^-2h) noise,
+
+  s' being the noise level reached. Algorithm 2 of the paper, and its section 5 for the
+  SDE, put the value of x in the middle of the step, extrapolated from the last two. The
+  SDE with x constant is the posterior that `ancestral` draws from; extrapolation makes
+  the moments of the samples second order accurate in h.
+
+  The first step, and one after a jump, has no past; the last one, to s = 0, is
+  infinitely long and returns x. They are of first order.
 
   Attributes:
-    num_steps: noise levels visited.
+    num_steps: noise levels visited; the step from the last one is to noise 0.
+    stochastic: False solves the probability flow, True the reverse SDE.
     grid: spacing of the levels, see grids.py.
     time_min: time of the last level.
   """
 
   num_steps: int = 20
+  stochastic: bool = False
   grid: str = 'log_snr'
   time_min: float = 1e-3
 
@@ -34,26 +59,45 @@ class DPMSolver:
   def num_evaluations(self) -> int:
     return self.num_steps
 
-  def __call__(self, keys, score_fn, z, *, sde, hold, free):
+  def evaluation_times(self, sde, resampling=None) -> np.ndarray:
+    """Times [NFE] of the network's calls; see samplers/__init__.py."""
+    levels = visited_levels(self.num_steps, resampling)
+    return time_grid(sde, self.grid, self.num_steps, self.time_min)[levels]
+
+  def __call__(self, keys, score_fn, z, *, sde, hold, resampling=None):
     """Returns clean latents [B, D]; arguments in samplers/__init__.py."""
-    del free
-    t = time_grid(sde, self.grid, self.num_steps, self.time_min)
-    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    times = time_grid(sde, self.grid, self.num_steps, self.time_min)
+    levels = visited_levels(self.num_steps, resampling)
+    alpha, sigma = sde.alpha(times), sde.sigma(times)
     next_alpha = jnp.append(alpha[1:], 1.0)
-    sigma_ratio = jnp.append(sigma[1:] / sigma[:-1], 0.0)
-    # exp(-h) with h = lambda_next - lambda, and the weight 1 / (2 r) of the
-    # extrapolation with r = h_previous / h.
-    shrink = jnp.append(sigma_ratio[:-1] * alpha[:-1] / alpha[1:], 0.0)
+    next_sigma = jnp.append(sigma[1:], 0.0)
+    # exp(-h), and the weight h / (2 h_previous) of the extrapolation.
+    shrink = jnp.append(sigma[1:] / sigma[:-1] * alpha[:-1] / alpha[1:], 0.0)
     h = -jnp.log(shrink[:-1])
-    extrapolate = jnp.zeros(self.num_steps).at[1:-1].set(0.5 * h[1:] / h[:-1])
+    ahead = jnp.zeros(self.num_steps).at[1:-1].set(0.5 * h[1:] / h[:-1])
+    rate = 2 if self.stochastic else 1
+    kept = next_sigma / sigma * shrink ** (rate - 1)
+    moved = next_alpha * (1 - shrink**rate)
+    fresh = next_sigma * jnp.sqrt(1 - jnp.square(shrink))
 
     def step(carry, xs):
       z, previous = carry
-      t, next_alpha, sigma_ratio, shrink, extrapolate = xs
-      z = hold(keys, z, t)
+      i, visit, (t, kept, moved, fresh), ahead, (reached, begins) = xs
+      z = hold(keys, z, t, visit)
       z0 = sde.denoise(z, score_fn(z, t), t)
-      direction = z0 + extrapolate * (z0 - previous)
-      return (sigma_ratio * z + next_alpha * (1 - shrink) * direction, z0), None
+      z = kept * z + moved * (z0 + ahead * (z0 - previous))
+      if self.stochastic:
+        z += fresh * noise_lib.row_normal(keys, i, z.shape[1:])
+      if resampling is not None:
+        z = jump(keys, i, z, reached, begins, sde)
+      return (z, z0), None
 
-    xs = (t, next_alpha, sigma_ratio, shrink, extrapolate)
+    coefficients = (times, kept, moved, fresh)
+    xs = (
+      jnp.arange(len(levels)),
+      visits(levels),
+      tuple(jnp.asarray(c)[levels] for c in coefficients),
+      jnp.where(begins_anew(levels), 0.0, ahead[levels]),
+      jump_times(times, levels),
+    )
     return jax.lax.scan(step, (z, jnp.zeros_like(z)), xs)[0][0]

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmsbm.diffusion.sde import SDE
 from mmsbm.infra.errors import UserError
@@ -17,8 +18,10 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     raise UserError(f'Unknown {option} {value!r}; choose from {list(choices)}.')
 
 
-def time_grid(sde: SDE, grid: str, num_levels: int, time_min: float) -> jax.Array:
+def time_grid(sde: SDE, grid: str, num_levels: int, time_min: float) -> np.ndarray:
   """Decreasing times [num_levels], the first 1 and the last time_min.
+
+  They are numbers on the host, also where it is called while JAX traces a program.
 
   Args:
     sde: the process, which relates t to the noise level s = sigma / alpha.
@@ -27,6 +30,11 @@ def time_grid(sde: SDE, grid: str, num_levels: int, time_min: float) -> jax.Arra
     time_min: last time, where samples count as clean but for a denoising step.
   """
   check_choice('grid', grid, GRIDS)
+  with jax.ensure_compile_time_eval():
+    return np.asarray(_time_grid(sde, grid, num_levels, time_min))
+
+
+def _time_grid(sde, grid, num_levels, time_min):
   u = jnp.linspace(0.0, 1.0, num_levels)
   if grid == 'time':
     return 1 + u * (time_min - 1)

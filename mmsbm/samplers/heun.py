@@ -4,8 +4,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmsbm.samplers.grids import GRIDS, check_choice, time_grid
+from mmsbm.samplers.resampling import jump, jump_times, visited_levels, visits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,23 +35,38 @@ class Heun:
   def num_evaluations(self) -> int:
     return 2 * self.num_steps - 1
 
-  def __call__(self, keys, score_fn, z, *, sde, hold, free):
+  def evaluation_times(self, sde, resampling=None) -> np.ndarray:
+    """Times [NFE] of the network's calls; see samplers/__init__.py."""
+    times = time_grid(sde, self.grid, self.num_steps, self.time_min)
+    levels = visited_levels(self.num_steps, resampling)
+    reached, _ = jump_times(times, levels)
+    return np.stack([times[levels], reached], 1).reshape(-1)[:-1]
+
+  def __call__(self, keys, score_fn, z, *, sde, hold, resampling=None):
     """Returns clean latents [B, D]; arguments in samplers/__init__.py."""
-    del free
-    levels = time_grid(sde, self.grid, self.num_steps, self.time_min)
-    # The evaluations in order: t_0, t_1 | t_1, t_2 | ... | t_last, in pairs of an
-    # Euler trial step and its correction with the mean of both slopes.
-    t = jnp.repeat(levels, 2)[1:]
-    ds = jnp.repeat(jnp.diff(sde.noise_level(levels), append=0.0), 2)[:-1]
-    is_trial = jnp.arange(self.num_evaluations) % 2 == 0
+    times = time_grid(sde, self.grid, self.num_steps, self.time_min)
+    levels = visited_levels(self.num_steps, resampling)
+    # The evaluations in pairs of an Euler trial step and its correction with the
+    # mean of both slopes: t_0, t_1 | t_1, t_2 | ... | t_last.
+    t = self.evaluation_times(sde, resampling)
+    index = np.arange(len(t))
+    visit = np.repeat(visits(levels), 2)[:-1] + index % 2
+    ds = jnp.diff(sde.noise_level(times), append=0.0)[np.repeat(levels, 2)[:-1]]
+    reached, begins = (np.repeat(x, 2)[:-1] for x in jump_times(times, levels))
+    # A trial step is at the level reached, and stays there.
+    begins = np.where(index % 2 == 0, reached, begins)
 
     def evaluate(carry, xs):
       y, halfway = carry
-      t, ds, is_trial = xs
-      z = hold(keys, sde.alpha(t) * y, t)
+      i, visit, t, ds, is_trial, reached, begins = xs
+      z = hold(keys, sde.alpha(t) * y, t, visit)
       half = -0.5 * ds * sde.sigma(t) * score_fn(z, t)
       y_next = jnp.where(is_trial, y + 2 * half, halfway + half)
+      if resampling is not None:
+        z_next = jump(keys, i, sde.alpha(reached) * y_next, reached, begins, sde)
+        y_next = z_next / sde.alpha(begins)
       return (y_next, y + half), None
 
-    y = z / sde.alpha(levels[0])
-    return jax.lax.scan(evaluate, (y, y), (t, ds, is_trial))[0][0]
+    y = z / sde.alpha(times[0])
+    xs = (index, visit, t, ds, index % 2 == 0, reached, begins)
+    return jax.lax.scan(evaluate, (y, y), xs)[0][0]

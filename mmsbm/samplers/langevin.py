@@ -4,9 +4,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from mmsbm.infra.errors import UserError
+from mmsbm.samplers import noise as noise_lib
 from mmsbm.samplers.grids import GRIDS, check_choice, time_grid
-from mmsbm.samplers.noise import row_normal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,21 +44,34 @@ class AnnealedLangevin:
   def num_evaluations(self) -> int:
     return self.num_levels * self.steps_per_level + 1
 
-  def __call__(self, keys, score_fn, z, *, sde, hold, free):
-    """Returns clean latents [B, D]; arguments in samplers/__init__.py."""
-    del free
+  def evaluation_times(self, sde, resampling=None) -> np.ndarray:
+    """Times [NFE] of the network's calls; see samplers/__init__.py.
+
+    Raises:
+      UserError: resampling; its own steps at each level do the same.
+    """
+    if resampling is not None:
+      raise UserError(
+        "sampler 'annealed_langevin' cannot jump back, as conditioning 'repaint' asks: "
+        "use 'ancestral', 'dpm_solver', 'heun' or 'predictor_corrector'."
+      )
     levels = time_grid(sde, self.grid, self.num_levels, self.time_min)
-    t = jnp.append(jnp.repeat(levels, self.steps_per_level), levels[-1])
-    index = jnp.arange(self.num_evaluations)
+    return np.append(np.repeat(levels, self.steps_per_level), levels[-1])
+
+  def __call__(self, keys, score_fn, z, *, sde, hold, resampling=None):
+    """Returns clean latents [B, D]; arguments in samplers/__init__.py."""
+    times = self.evaluation_times(sde, resampling)
+    index = np.arange(len(times))
 
     def update(y, xs):
-      i, t = xs
-      z = hold(keys, sde.alpha(t) * y, t)
+      i, visit, t = xs
+      z = hold(keys, sde.alpha(t) * y, t, visit)
       score = score_fn(z, t)
-      noise = row_normal(keys, i, z.shape[1:])
+      noise = noise_lib.row_normal(keys, i, z.shape[1:])
       a = self.step_size * jnp.square(sde.noise_level(t))
       moved = y + 0.5 * a * sde.alpha(t) * score + jnp.sqrt(a) * noise
-      is_last = i == self.num_evaluations - 1
+      is_last = i == len(times) - 1
       return jnp.where(is_last, sde.denoise(z, score, t), moved), None
 
-    return jax.lax.scan(update, z / sde.alpha(t[0]), (index, t))[0]
+    visit = np.minimum(index // self.steps_per_level, self.num_levels - 1)
+    return jax.lax.scan(update, z / sde.alpha(times[0]), (index, visit, times))[0]

@@ -18,3 +18,13 @@ def row_normal(keys: jax.Array, step: jax.Array, shape: tuple[int, ...]) -> jax.
   steps = jnp.broadcast_to(step, keys.shape)
   keys = jax.vmap(jax.random.fold_in)(keys, steps)
   return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def substream(keys: jax.Array, number: int) -> jax.Array:
+  """Keys [B] whose draws are apart from those of `keys`.
+
+  Args:
+    keys: typed keys [B].
+    number: a large one; the steps of samplers are small numbers.
+  """
+  return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)

@@ -8,6 +8,7 @@ import numpy as np
 
 from mmsbm.samplers import noise as noise_lib
 from mmsbm.samplers.grids import GRIDS, check_choice, time_grid
+from mmsbm.samplers.resampling import jump, jump_times, visited_levels, visits
 
 # The sampler of the published SBM code, whose every choice is kept as an option.
 PAPER = {
@@ -27,6 +28,9 @@ _PREDICT, _CORRECT, _DENOISE = range(3)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictorCorrector:
   """Euler-Maruyama on the reverse SDE, each step with Langevin steps at its time.
+
+  Without Langevin steps, corrector_steps=0, it is plain Euler-Maruyama, as multi-modal
+  latent diffusion samples with num_steps=250 (arXiv 2306.04445).
 
   Attributes:
     num_steps: steps N; each is one predictor and `corrector_steps` corrections.
@@ -98,46 +102,75 @@ class PredictorCorrector:
     mean = z + 2 * jnp.square(root) * score
     return mean + 2 * root * noise, mean
 
-  def _schedule(self, sde):
-    """The evaluations in order: operation, time, dt, and whether to hold first."""
-    n, repeats = self.num_steps, 1 + self.corrector_steps
+  def _times(self, sde):
+    """Times of the N + 1 levels, and the lengths of the N steps between them."""
+    n = self.num_steps
     if self.dt == 'grid':
       times = time_grid(sde, self.grid, n + 1, self.time_min)
-      start, reached, dt = times[:-1], times[1:], times[:-1] - times[1:]
-    else:
-      times = time_grid(sde, self.grid, n, self.time_min)
-      start, reached, dt = times, times, jnp.full(n, 1 / n)
-    operation = np.full((n, repeats), _CORRECT)
-    t = jnp.repeat(start, repeats).reshape(n, repeats)
-    if self.order == 'predictor_corrector':
-      operation[:, 0] = _PREDICT
-      t = t.at[:, 1:].set(reached[:, None])
-    else:
-      operation[:, -1] = _PREDICT
-    first = np.full((n, repeats), self.reimpose)
-    first[:, 0] = True
-    end = (_DENOISE, times[-1], 0.0, True)
-    steps = (operation, t, jnp.repeat(dt, repeats), first)
-    count = self.num_evaluations
-    return tuple(jnp.append(x, e)[:count] for x, e in zip(steps, end, strict=True))
+      return times, times[:-1] - times[1:]
+    times = time_grid(sde, self.grid, n, self.time_min)
+    return np.append(times, times[-1:]), np.full(n, 1 / n, np.float32)
 
-  def __call__(self, keys, score_fn, z, *, sde, hold, free):
+  def _schedule(self, sde, resampling):
+    """The evaluations in order, a dict of arrays [NFE].
+
+    Returns:
+      operation, t, dt; held, whether to hold first, and by which visit; reached and
+      begins, the times of a jump after the operation.
+    """
+    times, dt = self._times(sde)
+    levels = visited_levels(self.num_steps + 1, resampling)
+    # What remains at the last level is to denoise.
+    reached, begins = (x[:-1, None] for x in jump_times(times, levels))
+    visit, levels = visits(levels)[:-1, None], levels[:-1]
+    shape = (len(levels), 1 + self.corrector_steps)
+    position = np.broadcast_to(np.arange(shape[1]), shape)
+    corrects_reached = np.zeros(shape, bool)
+    if self.order == 'predictor_corrector':
+      operation = np.where(position == 0, _PREDICT, _CORRECT)
+      corrects_reached = (position > 0) & (self.dt == 'grid')
+    else:
+      operation = np.where(position == shape[1] - 1, _PREDICT, _CORRECT)
+    steps = {
+      'operation': (operation, _DENOISE),
+      't': (np.where(corrects_reached, reached, times[levels, None]), times[-1]),
+      'dt': (dt[levels, None], 0.0),
+      'held': (self.reimpose | (position == 0), True),
+      'visit': (visit + corrects_reached, visit.max(initial=-1) + 1),
+      'reached': (reached, times[-1]),
+      'begins': (np.where(position == shape[1] - 1, begins, reached), times[-1]),
+    }
+    count = operation.size + (self.final == 'denoise')
+    return {
+      name: np.append(np.broadcast_to(x, shape), np.asarray(end, x.dtype))[:count]
+      for name, (x, end) in steps.items()
+    }
+
+  def evaluation_times(self, sde, resampling=None) -> np.ndarray:
+    """Times [NFE] of the network's calls; see samplers/__init__.py."""
+    return self._schedule(sde, resampling)['t']
+
+  def __call__(self, keys, score_fn, z, *, sde, hold, resampling=None):
     """Returns clean latents [B, D]; arguments in samplers/__init__.py."""
-    del free
+    schedule = self._schedule(sde, resampling)
 
     def evaluate(carry, xs):
       z, _ = carry
-      i, operation, t, dt, is_held = xs
-      z = jnp.where(is_held, hold(keys, z, t), z)
+      i, x = xs
+      t = x['t']
+      z = jnp.where(x['held'], hold(keys, z, t, x['visit']), z)
       score = score_fn(z, t)
       noise = noise_lib.row_normal(keys, i, z.shape[1:])
       branches = (
-        lambda: self.predict(z, score, noise, t, dt, sde),
+        lambda: self.predict(z, score, noise, t, x['dt'], sde),
         lambda: self.correct(z, score, noise, t, sde),
         lambda: (z, sde.denoise(z, score, t)),
       )
-      return jax.lax.switch(operation, branches), None
+      z, mean = jax.lax.switch(x['operation'], branches)
+      if resampling is not None:
+        z = jump(keys, i, z, x['reached'], x['begins'], sde)
+      return (z, mean), None
 
-    xs = (jnp.arange(self.num_evaluations), *self._schedule(sde))
+    xs = (np.arange(len(schedule['t'])), schedule)
     (_, mean), _ = jax.lax.scan(evaluate, (z, z), xs)
     return mean

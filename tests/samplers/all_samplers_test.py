@@ -37,14 +37,13 @@ def test_number_of_evaluations_is_exact(name, options, expected):
     jax.debug.callback(lambda t: times.append(float(t)), t, ordered=True)
     return -z
 
-  def hold(keys, z, t):
+  def hold(keys, z, t, visit):
     jax.debug.callback(lambda t: held.append(float(t)), t, ordered=True)
     return z
 
   @jax.jit
   def run(keys, z):
-    free = jnp.ones(z.shape, bool)
-    return sampler(keys, score_fn, z, sde=VP(), hold=hold, free=free)
+    return sampler(keys, score_fn, z, sde=VP(), hold=hold)
 
   run(jax.random.split(jax.random.key(0), 2), jnp.ones((2, 3)))
   jax.effects_barrier()
@@ -179,14 +178,18 @@ def _mixed_batch(name, options, rows):
   observed = jax.random.bernoulli(jax.random.key(5), 0.4, (8, 6))
   keys, z, z_observed, observed = (x[rows] for x in (keys, z, z_observed, observed))
 
-  def hold(keys, z, t):
-    return rule.hold(keys, z, t, sde=sde, z_observed=z_observed, observed_dims=observed)
+  def hold(keys, z, t, visit):
+    return rule.hold(
+      keys, z, t, visit, sde=sde, z_observed=z_observed, observed_dims=observed
+    )
 
   def score_fn(z, t):
     return jnp.tanh(z @ weights) * (1 + t) - z
 
   run = jax.jit(
-    lambda keys, z: sampler(keys, score_fn, z, sde=sde, hold=hold, free=~observed)
+    lambda keys, z: sampler(
+      keys, score_fn, z, sde=sde, hold=hold, resampling=rule.resampling
+    )
   )
   return np.asarray(run(keys, z))
 
@@ -221,11 +224,11 @@ def test_gradients_are_finite(name):
     def score_fn(z, t):
       return -scale * z / (jnp.square(sde.alpha(t)) + jnp.square(sde.sigma(t)))
 
-    def hold(keys, z, t):
+    def hold(keys, z, t, visit):
       return jnp.where(free, z, 0.3)
 
     return jnp.where(
-      free, sampler(keys, score_fn, jnp.ones((2, 3)), sde=sde, hold=hold, free=free), 0
+      free, sampler(keys, score_fn, jnp.ones((2, 3)), sde=sde, hold=hold), 0
     ).sum()
 
   value, gradient = jax.jit(jax.value_and_grad(loss))(1.1)

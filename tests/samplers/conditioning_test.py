@@ -14,9 +14,9 @@ ALPHA, SIGMA = 0.829029, 0.559205  # at t = 0.25
 OBSERVED = jnp.array([[True, False, True], [False, False, False]])
 
 
-def _hold(name, keys, z, t, z_observed, observed=OBSERVED):
+def _hold(name, keys, z, t, z_observed, observed=OBSERVED, visit=0):
   return CONDITIONING[name]().hold(
-    keys, z, t, sde=SDE, z_observed=z_observed, observed_dims=observed
+    keys, z, t, visit, sde=SDE, z_observed=z_observed, observed_dims=observed
   )
 
 

@@ -20,7 +20,6 @@ def _wave(shape, a, b):
 
 X = jnp.asarray(_wave((4, 12), 0.2, 0.5), jnp.float32)
 NOISE = jnp.asarray(_wave((4, 12), 1.0, 0.9), jnp.float32)
-FREE = jnp.ones((4, 12), bool)
 SDE = VP(1.0, 5.0)
 
 
@@ -34,7 +33,7 @@ def _sample_with_fixed_noise(sampler):
 
     @jax.jit
     def run(keys, z):
-      options = {'sde': SDE, 'hold': lambda keys, z, t: z, 'free': FREE}
+      options = {'sde': SDE, 'hold': lambda keys, z, t, visit: z}
       return sampler(keys, _published_score, z, **options)
 
     return run(jax.random.split(jax.random.key(0), 4), X)
@@ -130,8 +129,7 @@ def test_reimpose_holds_before_every_evaluation(reimpose):
       lambda z, t: jnp.zeros_like(z),
       z,
       sde=VE(1e-6, 1.1e-6),  # no drift, next to no noise, alpha = 1
-      hold=lambda keys, z, t: z + 1,
-      free=jnp.ones((1, 1), bool),
+      hold=lambda keys, z, t, visit: z + 1,
     )
 
   out = run(jax.random.split(jax.random.key(0), 1), jnp.zeros((1, 1)))
