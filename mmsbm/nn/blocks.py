@@ -14,6 +14,10 @@ import jax.numpy as jnp
 
 from mmsbm.infra.errors import UserError
 
+# Sinusoids as in diffusion models of 1000 steps: times in [0, 1] fill the range of
+# frequencies. The published U-Net embeds the raw time instead.
+TIME_SCALE = 1000.0
+
 
 class ShapeError(UserError, ValueError):
   """A network that cannot take the shape that it was configured with."""

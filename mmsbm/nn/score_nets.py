@@ -13,10 +13,8 @@ import jax.numpy as jnp
 
 from mmsbm.latents import MISSING, OBSERVED, LatentLayout
 from mmsbm.nn import blocks
+from mmsbm.nn.hub import HubScoreNet
 
-# Sinusoids as in diffusion models of 1000 steps: times in [0, 1] fill the range of
-# frequencies. The published U-Net embeds the raw time instead.
-_TIME_SCALE = 1000.0
 # Times below this are told apart only linearly, not by their logarithm.
 _TIME_FLOOR = 1e-3
 
@@ -166,6 +164,8 @@ class MLPScoreNet(nn.Module):
     num_blocks: residual blocks.
     expansion: hidden size of a block over `width`.
     time_features: size of the time embedding.
+    condition_width: size of what times and roles are condensed to. It is small because
+      the layers that modulate the blocks cost as much as the blocks if it is not.
     dropout: rate inside the blocks.
   """
 
@@ -174,6 +174,7 @@ class MLPScoreNet(nn.Module):
   num_blocks: int = 4
   expansion: int = 2
   time_features: int = 64
+  condition_width: int = 64
   dropout: float = 0.0
 
   @nn.compact
@@ -187,11 +188,11 @@ class MLPScoreNet(nn.Module):
     t = jnp.where(missing, latest, t)
     ratio = jnp.log((t + _TIME_FLOOR) / (latest + _TIME_FLOOR))
     sinusoids = blocks.sinusoidal_embedding(
-      _TIME_SCALE * latest[:, 0], self.time_features
+      blocks.TIME_SCALE * latest[:, 0], self.time_features
     )
     condition = jnp.concatenate([sinusoids, t - latest, ratio, flags], axis=-1)
-    condition = nn.gelu(nn.Dense(self.width, name='condition_0')(condition))
-    condition = nn.gelu(nn.Dense(self.width, name='condition_1')(condition))
+    condition = nn.gelu(nn.Dense(self.condition_width, name='condition_0')(condition))
+    condition = nn.gelu(nn.Dense(self.condition_width, name='condition_1')(condition))
 
     known = ~LatentLayout(tuple(self.dims)).expand(missing)
     x = jnp.concatenate([jnp.where(known, z, 0.0), flags], axis=-1)
@@ -266,7 +267,7 @@ class Transformer(nn.Module):
     shape = (layout.num_modalities, self.width)
     x = x + self.param('modality', nn.initializers.normal(0.02), shape)
 
-    condition = blocks.sinusoidal_embedding(_TIME_SCALE * t, self.time_features)
+    condition = blocks.sinusoidal_embedding(blocks.TIME_SCALE * t, self.time_features)
     flags = jnp.stack([role == OBSERVED, role == MISSING], -1).astype(z.dtype)
     condition = jnp.concatenate([jnp.where(missing, 0.0, condition), flags], axis=-1)
     condition = nn.gelu(nn.Dense(self.width, name='condition_0')(condition))
@@ -309,6 +310,7 @@ class _TransformerLayer(nn.Module):
 
 
 SCORE_NETS = {
+  'hub': HubScoreNet,
   'mlp': MLPScoreNet,
   'transformer': Transformer,
   'unet': UNet,

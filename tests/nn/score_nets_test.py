@@ -13,6 +13,14 @@ from mmsbm.nn import score_nets
 from mmsbm.nn.score_nets import SCORE_NETS
 
 _SMALL = {
+  'hub': {
+    'token_width': 8,
+    'hub_width': 16,
+    'num_blocks': 2,
+    'num_heads': 2,
+    'condition_width': 8,
+    'time_features': 8,
+  },
   'mlp': {'width': 16, 'num_blocks': 2, 'time_features': 8},
   'transformer': {'width': 16, 'num_layers': 2, 'num_heads': 2, 'time_features': 8},
   'unet': {'width': 6, 'multipliers': (1, 2)},
@@ -208,7 +216,7 @@ class UNetPartsTest(parameterized.TestCase):
 
 
 class OwnNetsTest(parameterized.TestCase):
-  @parameterized.parameters('mlp', 'transformer')
+  @parameterized.parameters('hub', 'mlp', 'transformer')
   def test_zero_at_first_with_unequal_sizes(self, name):
     dims = (3, 5, 8)
     module = SCORE_NETS[name](dims, **_SMALL[name])
@@ -227,10 +235,10 @@ class OwnNetsTest(parameterized.TestCase):
     gradient, out = run()
     np.testing.assert_array_equal(out, np.zeros((3, 16)))
     # The output layer learns at once; after its first step everything does.
-    last = 'output' if name == 'mlp' else 'out_1'
+    last = {'hub': 'out', 'mlp': 'output', 'transformer': 'out_1'}[name]
     self.assertGreater(np.abs(gradient['params'][last]['kernel']).max(), 0)
 
-  @parameterized.parameters('mlp', 'transformer', 'unet')
+  @parameterized.parameters('hub', 'mlp', 'transformer', 'unet')
   def test_gradients(self, name):
     dims = (4, 4) if name == 'unet' else (3, 5, 8)
     module, variables, _ = make(name, dims)
@@ -247,7 +255,7 @@ class OwnNetsTest(parameterized.TestCase):
       self.assertTrue(np.isfinite(gradient).all(), path)
       self.assertGreater(np.abs(gradient).max(), 0, path)
 
-  @parameterized.parameters('mlp', 'transformer')
+  @parameterized.parameters('hub', 'mlp', 'transformer')
   def test_every_modality_matters(self, name):
     """Latent, time and flag of each modality reach the output of the others."""
     dims = (3, 5, 8)
@@ -271,7 +279,7 @@ class OwnNetsTest(parameterized.TestCase):
     self.assertTrue(np.isfinite(apply(z, 0 * t, role)).all())
 
   @parameterized.parameters(
-    ('mlp', (3, 5, 8)), ('transformer', (3, 5, 8)), ('unet', (4, 4))
+    ('hub', (3, 5, 8)), ('mlp', (3, 5, 8)), ('transformer', (3, 5, 8)), ('unet', (4, 4))
   )
   def test_rows_are_independent(self, name, dims):
     _, variables, apply = make(name, dims)
@@ -285,7 +293,7 @@ class OwnNetsTest(parameterized.TestCase):
     np.testing.assert_array_equal(before[1:], after[1:])
     self.assertGreater(np.abs(before[0] - after[0]).max(), 1e-3)
 
-  @parameterized.parameters('mlp', 'transformer')
+  @parameterized.parameters('hub', 'mlp', 'transformer')
   def test_a_missing_modality_has_neither_latent_nor_time(self, name):
     dims = (3, 5, 8)
     _, variables, apply = make(name, dims)
@@ -340,7 +348,7 @@ class OwnNetsTest(parameterized.TestCase):
       atol=1e-3,
     )
 
-  @parameterized.parameters('mlp', 'transformer')
+  @parameterized.parameters('hub', 'mlp', 'transformer')
   def test_dropout_only_in_training(self, name):
     """Train mode without a rate needs no key and changes nothing."""
     dims = (3, 5, 8)
