@@ -45,6 +45,7 @@ from mmsbm.report import numbers, tables, write_study_report
 MODES = ('run', 'table', 'list')
 FINISHED = 'finished.json'
 _POLL_SECONDS = 2.0
+_PROGRAM = (sys.executable, '-m', 'mmsbm.main')
 
 # What a line of the results keeps of a row of results.jsonl.
 FIELDS = (
@@ -117,7 +118,12 @@ def load_study(study: str) -> list[Any]:
       )
     if row.pretrained and by_name[row.pretrained].pretrained:
       raise UserError(f'{study}: {row.pretrained} has no autoencoders of its own.')
-  return sorted(rows, key=lambda row: bool(row.pretrained))
+  ordered = {}
+  for row in rows:
+    if row.pretrained:
+      ordered.setdefault(row.pretrained, by_name[row.pretrained])
+    ordered.setdefault(row.name, row)
+  return list(ordered.values())
 
 
 def select(rows: Sequence[Any], only: str, task: int, num_tasks: int) -> list[Any]:
@@ -242,11 +248,11 @@ def run_row(study: Study, row) -> str:
   """Runs one row; returns what went wrong, or nothing."""
   log = study.workdir / 'logs' / f'{row.name}.log'
   workdir = study.folder(row)
-  command = [sys.executable, '-m', 'mmsbm.main', *study.arguments(row)]
+  command = [*_PROGRAM, *study.arguments(row), f'--workdir={workdir}']
   start = time.monotonic()
   _log(f'{row.name} ...')
   with open(log, 'a') as f:
-    done = subprocess.run([*command, f'--workdir={workdir}'], stdout=f, stderr=f)
+    done = subprocess.run(command, stdout=f, stderr=f)
   seconds = time.monotonic() - start
   if done.returncode:
     lines = log.read_text(errors='replace').strip().splitlines() or ['']

@@ -1,14 +1,20 @@
 """Studies: rows as runs of the program, results, tables."""
 
+import fcntl
 import html.parser
 import json
 import os
 import pathlib
-import signal
+import shutil
 import subprocess
 import sys
+import threading
 import time
 
+import jax
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from mmsbm import main, study
@@ -25,7 +31,8 @@ def line(metric, value, count=None, stderr=0.002, **changes):
   """A line of a results file; `changes` may be any of its fields."""
   out = {
     'row': 'vae_s0', 'columns': {'group': 'methods', 'method': 'SBM-VAE'},
-    'setup': 'default', 'sampler': 'heun(num_steps=10)', 'conditioning': 'time_zero',
+    'setup': 'default', 'sampler': 'heun(num_steps=10)',
+    'conditioning': 'time_zero()', 'guidance': '',
     'nfe': 19, 'metric': metric, 'num_given': count, 'value': value, 'stderr': stderr,
     'n': 1500, 'seed': 0, 'step': 10000, 'modalities': 4, 'paired_fraction': 1.0,
     'pretrained_seed': 0, 'command': 'python -m mmsbm.study', 'jax': '0.10.2',
@@ -59,7 +66,7 @@ def some_lines():
     line('frechet', None, 3, None, **rae),
     line(
       'classifier_accuracy', 0.975, setup=None, sampler=None, conditioning=None,
-      nfe=None,
+      guidance=None, nfe=None, stderr=None,
     ),
   ]  # fmt: skip
   return out
@@ -74,26 +81,29 @@ def test_seeds_are_averaged():
   assert (mean['seeds'], mean['n']) == (3, 1500)
   assert tables.over_seeds(rows[:1])['stderr'] == 0.002
   assert tables.over_seeds([*rows, line('coherence', None, 3)])['value'] is None
+  counts = [line('parameters', 1000, stderr=None, seed=s) for s in range(2)]
+  assert tables.over_seeds(counts)['value'] == 1000
+  assert tables.over_seeds(counts).get('stderr') is None
 
 
 def test_the_table_is_exact():
   lines = some_lines()
   assert tables.markdown(lines).splitlines() == [
-    '| group | method | sampler | NFE | seeds | coherence given 1 | given 2 '
+    '| group | run | sampled with | NFE | seeds | coherence given 1 | given 2 '
     '| given the rest | joint | Fréchet, unconditional | Fréchet, given the rest |',
     '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |',
-    '| methods | SBM-VAE | `heun(num_steps=10)` | 19 | 3 | 0.850 ± 0.002 '
+    '| methods | SBM-VAE | heun(num_steps=10) | 19 | 3 | 0.850 ± 0.002 '
     '| 0.900 ± 0.002 | 0.960 ± 0.006 | **0.720 ± 0.012** | 14.5 ± 0.6 '
     '| 13.2 ± 0.6 |',
-    '| methods | SBM-RAE | `heun(num_steps=10)` | 19 | 1 | – | – '
+    '| methods | SBM-RAE | heun(num_steps=10) | 19 | 1 | – | – '
     '| **0.966 ± 0.002** | 0.710 ± 0.002 | **12.5 ± 0.6** | not finite |',
-    # 0.60 and 0.64: a deviation of 0.02 each, so 0.0283 / sqrt(2).
-    '| solvers | SBM-VAE | `dpm_solver(num_steps=10, grid=edm)` | 10 | 2 | – | – | – '
+    # 0.60 and 0.64: deviations of 0.02, so a standard error of 0.02.
+    '| solvers | SBM-VAE | dpm_solver(num_steps=10, grid=edm) | 10 | 2 | – | – | – '
     '| 0.62 ± 0.02 | – | – |',
     '',
-    'In all lines conditioning: time_zero. ± is one standard error over the seeds of '
-    'the training, where there is one over test examples. n = 1,500 test examples. '
-    'Made on cpu, jax 0.10.2.',
+    'In all lines: conditioning time_zero. ± is one standard error over seeds of the '
+    'training, where there is one over test examples. n = 1,500 test examples. Made on '
+    'cpu, jax 0.10.2.',
   ]
 
 
@@ -113,7 +123,7 @@ def test_two_rows_with_the_same_columns_are_refused():
 
 
 def test_a_family_is_a_sampler_without_its_steps():
-  row = {'sampler': 'dpm_solver(num_steps=10, grid=edm)', 'conditioning': 'clean'}
+  row = {'sampler': 'dpm_solver(num_steps=10, grid=edm)', 'conditioning': 'clean()'}
   assert numbers.family(row) == 'dpm_solver(grid=edm), clean'
   assert numbers.family({'sampler': 'heun(num_steps=5)'}) == 'heun'
   assert numbers.family({'sampler': 'ancestral(eta=0.0, num_steps=5)'}) == (
@@ -126,6 +136,7 @@ def test_only_averages_are_kept():
   assert numbers.is_average(average, 4)
   assert not numbers.is_average(average | {'given': ['m0']}, 4)
   assert not numbers.is_average(average | {'target': 'm0'}, 4)
+  assert numbers.is_average({'metric': 'latent_log_likelihood', 'target': 'all'}, 4)
   joint = {'metric': 'joint_coherence', 'given': [], 'at_least': 4}
   assert numbers.is_average(joint, 4)
   assert not numbers.is_average(joint | {'at_least': 3}, 4)
@@ -398,12 +409,16 @@ def test_any_to_any_can_be_built(data, smoke, tmp_path):
       node = config
       for part in path:
         node = node[part]
-      node[last] = value
+      # A new section keeps nothing of the old one, as on the command line.
+      node[last] = (
+        ml_collections.ConfigDict(value) if isinstance(value, dict) else value
+      )
     experiment = Experiment(config.to_dict(), tmp_path / row.name)
     model = experiment.model
     assert set(experiment.setups) == {'default', *row.overrides['compare']}
-    assert set(row.setup_columns) <= set(row.overrides['compare'])
+    assert set(row.setup_columns) <= set(experiment.setups)
     for name in experiment.setups:
+      experiment._check_setup(name)
       solver, _, number = name.rpartition('_')
       if solver in any_to_any.SOLVERS and row.name == 'vae_s0':
         nfe = model.num_evaluations(name)
@@ -564,3 +579,162 @@ def test_another_definition_is_another_row(finished_study):
   changed = study.Study('x', work, ('config.score.num_steps=4',), tuple(rows))
   assert all(made.finished(row) for row in rows)
   assert not any(changed.finished(row) for row in rows)
+
+
+def score_parameters(workdir):
+  folder = workdir / 'checkpoints' / 'score'
+  step = max(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+  handler, path = ocp.PyTreeCheckpointHandler(), folder / str(step) / 'state'
+  as_numpy = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree
+  )
+  tree = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+  leaves = jax.tree.leaves_with_path(tree)
+  return {jax.tree_util.keystr(k): np.asarray(v).tobytes() for k, v in leaves}
+
+
+def test_shared_autoencoders_give_the_run_that_own_ones_give(
+  finished_study, program, tiny, tmp_path
+):
+  work, _, _ = finished_study
+  arguments = f'--config={tiny / "tiny.py"}', f'--workdir={tmp_path / "own"}'
+  assert program(*arguments, '--mode=train') == 0
+  own = score_parameters(tmp_path / 'own')
+  assert len(own) > 10 and own == score_parameters(work / 'one')
+  with np.load(tmp_path / 'own' / 'latents.npz') as a:
+    with np.load(work / 'one' / 'latents.npz') as b:
+      assert all(np.array_equal(a[key], b[key]) for key in ('z', 'mean', 'std'))
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--config.unimodal.num_steps=7'], 'unimodal.num_steps: 6 -> 7'),
+    (['--config.data.num_train=97'], 'data.num_train: 96 -> 97'),
+    (['--config.only=m0'], 'leaves config.only nothing to train'),
+    (['--config.pretrained=/none'], '/none/run.json does not exist'),
+    (['--config.pretrained={one}'], 'has no autoencoders of its own'),
+    (['--config.pretrained={torn}'], 'unimodal/m1 is not fully trained there'),
+    (['--config.pretrained={own}'], 'config.pretrained is the workdir itself'),
+    (['--config.pretrained={other}'], 'other data, or modalities in another order'),
+  ],
+)
+def test_a_mistake_about_pretrained(
+  finished_study, program, tiny, tmp_path, capsys, arguments, message
+):
+  work, _, _ = finished_study
+  (tmp_path / 'own').mkdir()
+  places = {name: tmp_path / name for name in ('own', 'torn', 'other')}
+  for name in ('torn', 'other'):
+    shutil.copytree(work / 'ae', places[name])
+  shutil.rmtree(places['torn'] / 'checkpoints' / 'unimodal' / 'm1' / '6')
+  record = json.loads((work / 'ae' / 'run.json').read_text())
+  (places['other'] / 'run.json').write_text(json.dumps(record | {'data_hash': '0'}))
+  places |= {'one': work / 'one'}
+  before = {name: snapshot(path) for name, path in places.items() if name != 'own'}
+  code = program(
+    f'--config={tiny / "tiny.py"}', f'--workdir={tmp_path / "own"}', '--mode=train',
+    f'--config.pretrained={work / "ae"}', *(a.format(**places) for a in arguments),
+  )  # fmt: skip
+  error = capsys.readouterr().err.strip().splitlines()[-1]
+  assert code == 2 and error.startswith('error: ') and message in error
+  assert before == {name: snapshot(places[name]) for name in before}
+  assert not (tmp_path / 'own' / 'checkpoints').exists()
+
+
+def test_autoencoders_of_another_seed_under_a_trained_score_are_refused(
+  finished_study, program, tiny, tmp_path, capsys
+):
+  work, _, _ = finished_study
+  shutil.copytree(work / 'two', tmp_path / 'two')
+  shutil.copytree(work / 'ae', tmp_path / 'ae')
+  record = json.loads((tmp_path / 'ae' / 'run.json').read_text())
+  record['config']['seed'] = 5
+  (tmp_path / 'ae' / 'run.json').write_text(json.dumps(record))
+  code = program(
+    f'--config={tiny / "tiny.py"}', f'--workdir={tmp_path / "two"}', '--mode=train',
+    '--config.pretrained=../ae', '--config.seed=1', '--config.score.num_steps=3',
+  )  # fmt: skip
+  assert code == 2
+  assert 'seed of the autoencoders: 0 -> 5' in capsys.readouterr().err
+
+
+# --- the runner, with a program that only writes down that it was called ------
+
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+workdir = pathlib.Path(dict(a.split('=', 1) for a in sys.argv[1:])['--workdir'])
+workdir.mkdir(exist_ok=True)
+with open(workdir / 'calls', 'a') as f:
+  f.write('x')
+calls = (workdir / 'calls').read_text()
+time.sleep(0.3)
+if workdir.name == 'killed' and calls == 'x':
+  os.kill(os.getpid(), signal.SIGKILL)
+if workdir.name == 'wrong':
+  sys.exit('error: this row is wrong.')
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+  path = tmp_path / 'stand_in.py'
+  path.write_text(STAND_IN)
+  monkeypatch.setattr(study, '_PROGRAM', (sys.executable, str(path)))
+  return tmp_path
+
+
+def calls(folder):
+  return {p.parent.name: len(p.read_text()) for p in folder.glob('w/*/calls')}
+
+
+def stand_in_study(folder, *rows):
+  rows = [f'Row(name={name!r}, pretrained={needs!r}, {DIGITS})' for name, needs in rows]
+  own = write_study(folder, rows)
+  return ['study', f'--study={own}', f'--workdir={folder / "w"}']
+
+
+def test_a_failed_row_is_said_at_the_end_and_stops_no_other(stand_in, capsys):
+  command = stand_in_study(
+    stand_in, ('wrong', ''), ('needs_it', 'wrong'), ('killed', ''), ('good', '')
+  )
+  assert study.main(command) == 1
+  assert calls(stand_in) == {'wrong': 1, 'killed': 1, 'good': 1}
+  failed = [s for s in capsys.readouterr().err.splitlines() if s.startswith('failed:')]
+  assert len(failed) == 3
+  assert 'wrong: exit code 1: error: this row is wrong.' in failed[0]
+  assert failed[1] == 'failed: needs_it: its autoencoders, wrong, failed'
+  assert 'killed: exit code -9' in failed[2]
+  # The killed row is picked up, what failed is tried again, the rest is left alone.
+  assert study.main(command) == 1
+  assert calls(stand_in) == {'wrong': 2, 'killed': 2, 'good': 1}
+  assert study.main([*command, '--only=killed|good']) == 0
+
+
+def test_two_processes_share_the_rows(stand_in):
+  names = [f'r{i}' for i in range(6)]
+  command = stand_in_study(stand_in, ('ae', ''), *((name, 'ae') for name in names))
+  program = (
+    'import sys; from mmsbm import study; study._POLL_SECONDS = 0.1; '
+    f'study._PROGRAM = {study._PROGRAM!r}; sys.exit(study.main(sys.argv))'
+  )
+  processes = [
+    subprocess.Popen([sys.executable, '-c', program, *command[1:]]) for _ in range(2)
+  ]
+  assert [process.wait() for process in processes] == [0, 0]
+  assert calls(stand_in) == dict.fromkeys(['ae', *names], 1)
+
+
+def test_a_row_waits_for_another_process_at_its_autoencoders(stand_in, monkeypatch):
+  monkeypatch.setattr(study, '_POLL_SECONDS', 0.05)
+  command = stand_in_study(stand_in, ('ae', ''), ('row', 'ae'))
+  lock = stand_in / 'w' / 'logs' / 'ae.lock'
+  lock.parent.mkdir(parents=True)
+  with open(lock, 'w') as held:
+    fcntl.flock(held, fcntl.LOCK_EX)
+    thread = threading.Thread(target=study.main, args=(command,))
+    thread.start()
+    time.sleep(0.5)
+    assert calls(stand_in) == {}
+  thread.join(timeout=60)
+  assert calls(stand_in) == {'ae': 1, 'row': 1}

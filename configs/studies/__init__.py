@@ -16,7 +16,7 @@ class Row:
       columns, and no others have; 'group', 'paired', 'unpaired' and 'modalities' are
       known to the figures.
     overrides: {dotted key of the config: value}.
-    setup_columns: {name in config.compare: columns that differ for it}.
+    setup_columns: {'default' or name in config.compare: columns that differ for it}.
     seed: of the training.
     pretrained: name of the row whose classifier and autoencoders it uses.
     mode: of mmsbm.main; 'train' for a row that others only take autoencoders from.

@@ -37,10 +37,11 @@ SOLVERS = {
   ),
 }
 GUIDANCE = {
-  f'{name}_{scale}': dict(name=name, scale=scale)
+  f'{name}_{scale * 100:.0f}': dict(name=name, scale=scale)
   for name in ('classifier_free', 'energy')
   for scale in (0.5, 1.0, 2.0)
 }
+AS_PUBLISHED = {'sampler': 'predictor_corrector(as published)'}
 CONDITIONING = ('paper', 'clean', 'noised', 'repaint')
 
 
@@ -55,7 +56,7 @@ def rows_of_seed(arg, seed):
   path, arguments, _ = CONFIGS[arg.data]
 
   def row(
-    name, group, *, overrides=None, compare=None, groups=None, columns=None, **kw
+    name, group, *, overrides=None, compare=None, setup_columns=None, columns=None, **kw
   ):
     """A row, most of whose columns and arguments are those of all rows."""
     config_arguments = arguments | kw.pop('arguments', {})
@@ -66,7 +67,7 @@ def rows_of_seed(arg, seed):
       config=f'{path}:{text}' + ',smoke' * arg.smoke,
       columns={'group': group} | (columns or {}),
       overrides={'compare': compare or {}} | (overrides or {}),
-      setup_columns={setup: {'group': g} for setup, g in (groups or {}).items()},
+      setup_columns=setup_columns or {},
       **kw,
     )
 
@@ -87,8 +88,8 @@ def rows_of_seed(arg, seed):
   yield autoencoders('vae')
   yield autoencoders('rae')
   yield vae(
-    'vae', 'methods', compare=solvers | guided,
-    groups=dict.fromkeys(solvers, 'solvers') | dict.fromkeys(guided, 'guidance'),
+    'vae', 'methods', arguments=dict(energy=True), compare=solvers | guided,
+    setup_columns=in_group('solvers', solvers) | in_group('guidance', guided),
   )  # fmt: skip
   yield row(
     'rae', 'methods', columns={'method': 'SBM-RAE'}, arguments=dict(method='sbm_rae'),
@@ -103,7 +104,11 @@ def rows_of_seed(arg, seed):
       'conditioning': dict(name='paper'),
       'sampler': published,
     },
-    compare=conditioned, groups=dict.fromkeys(conditioned, 'conditioning'),
+    compare=conditioned,
+    setup_columns={'default': AS_PUBLISHED} | {
+      setup: columns | (AS_PUBLISHED if setup.endswith('published') else {})
+      for setup, columns in in_group('conditioning', conditioned).items()
+    },
   )  # fmt: skip
   for percent in PAIRED:
     for used, suffix in ((True, ''), (False, '_only')):
@@ -118,6 +123,10 @@ def rows_of_seed(arg, seed):
       columns={'method': 'SBM-VAE', 'modalities': str(number)},
       arguments=dict(modalities=number),
     )  # fmt: skip
+
+
+def in_group(group, setups):
+  return {name: {'group': group} for name in setups}
 
 
 def solver_setups(smoke):
@@ -135,7 +144,7 @@ def guidance_setups(smoke):
     f'{name}_{steps}': dict(guidance=guidance, sampler=dict(OURS, num_steps=steps))
     for name, guidance in GUIDANCE.items()
     for steps in ((2,) if smoke else (10, 20))
-    if not smoke or name == 'classifier_free_1.0'
+    if not smoke or name.endswith('_100')
   }
 
 

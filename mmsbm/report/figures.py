@@ -4,7 +4,7 @@ Figures are made without pyplot: no global state, no window system.
 """
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -23,6 +23,7 @@ SERIES = (
   '#2f6fba', '#c95c2e', '#3f8f5b', '#8a5fb0', '#b8860b',
   '#2a9aa5', '#c04a7b', '#6b7785', '#8c6a4f', '#7fa32b',
 )  # fmt: skip
+DASHES = ('-', '--', ':')
 
 STYLE = {
   'font.size': 9.5,
@@ -104,7 +105,10 @@ def panels_of_curves(
     xlabel: of all frames.
   """
   names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-  colour = dict(zip(names, colours(len(names)), strict=True))
+  look = {
+    name: {'color': SERIES[i % len(SERIES)], 'linestyle': DASHES[i // len(SERIES) % 3]}
+    for i, name in enumerate(names)
+  }
   with matplotlib.rc_context(STYLE):
     # Below the frames there is room for long names, one line each.
     height = 3.1 + 0.19 * len(names)
@@ -116,10 +120,10 @@ def panels_of_curves(
       for name, line in lines.items():
         x, y, error = _points(line)
         handles[name] = axes.errorbar(
-          x, y, yerr=error, color=colour[name], linewidth=1.5, marker='o',
-          markersize=3.5, capsize=2,
+          x, y, yerr=error, linewidth=1.5, marker='o', markersize=3.5, capsize=2,
+          **look[name],
         )  # fmt: skip
-      ticks = _apart({x for line in lines.values() for x in line})
+      ticks = _apart([x for line in lines.values() for x in line])
       axes.set_xscale('log')
       axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
       axes.xaxis.set_minor_formatter(NullFormatter())
@@ -131,14 +135,14 @@ def panels_of_curves(
     return _png(figure)
 
 
-def _apart(values: Iterable[float], share: float = 0.09) -> list[float]:
-  """Those of the positive values that are apart on a logarithmic axis."""
-  values = sorted(values)
-  kept = values[:1]
-  for value in values[1:]:
-    if np.log(value / kept[-1]) >= share * np.log(values[-1] / values[0]):
+def _apart(values: Sequence[float], share: float = 0.09) -> list[float]:
+  """Positive values that are apart on a logarithmic axis; frequent ones first."""
+  kept = []
+  for value in sorted(set(values), key=lambda v: (-values.count(v), v)):
+    gap = share * np.log(max(values) / min(values))
+    if all(abs(np.log(value / other)) >= gap for other in kept):
       kept.append(value)
-  return kept
+  return sorted(kept)
 
 
 def bars(labels: Sequence[str], rows: Sequence[numbers.Row], ylabel: str) -> bytes:

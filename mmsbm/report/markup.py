@@ -20,6 +20,9 @@ body { margin: 0; background: var(--paper); color: var(--ink);
   sans-serif; }
 main, header, footer { max-width: 1180px; margin: 0 auto; padding: 0 24px; }
 header { padding-top: 40px; }
+.wide main, .wide header, .wide footer { max-width: 1640px; }
+.dense { font-size: 12.5px; } .dense th, .dense td { padding: 3px 7px; }
+.dense thead th { font-size: 12px; }
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; }
 h2 { font-size: 19px; margin: 44px 0 10px; padding-top: 14px;
   border-top: 1px solid var(--rule); }
@@ -148,7 +151,12 @@ def sentence(*parts: str) -> str:
 
 
 def page(
-  name: str, subtitle: str, sections: Sequence[tuple[str, str]], footer: str
+  name: str,
+  subtitle: str,
+  sections: Sequence[tuple[str, str]],
+  footer: str,
+  *,
+  wide: bool = False,
 ) -> str:
   """A whole page.
 
@@ -157,6 +165,7 @@ def page(
     subtitle: line below it.
     sections: (title, HTML) in order; empty ones are left out.
     footer: last line.
+    wide: for tables of many columns.
   """
   shown = [(f's{i}', *section) for i, section in enumerate(sections) if section[1]]
   nav = ''.join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in shown)
@@ -175,7 +184,7 @@ def page(
 <title>{escape(name)} · mmsbm report</title>
 <style>{CSS}</style>
 </head>
-<body>
+<body{' class="wide"' if wide else ''}>
 <header>
 <h1>{escape(name)}</h1>
 <p class="muted">{escape(subtitle)}</p>

@@ -234,7 +234,7 @@ def is_average(row: Row, total: int) -> bool:
   """Whether a row is no single target or subset; of joint coherence, all `total`."""
   return (
     row.get('metric') != 'joint_coherence_with_first'
-    and row.get('target') in (None, 'mean')
+    and row.get('target') in (None, 'mean', 'all')
     and row.get('given') in (None, [], 'mean')
     and row.get('at_least') in (None, total)
   )
@@ -251,12 +251,16 @@ def measure(row: Row, total: int) -> tuple[str, int | str | None, str | None]:
   return row['metric'], 'rest' if count == total - 1 else count, row.get('features')
 
 
+def short(described: str) -> str:
+  """Without empty brackets."""
+  return described.replace('()', '')
+
+
 def family(row: Row) -> str:
   """A sampler without its number of steps, with conditioning and guidance."""
   sampler = re.sub(r'\b(num_steps|num_levels)=\d+(, )?', '', str(row.get('sampler')))
-  sampler = sampler.replace(', )', ')').replace('()', '')
-  others = (describe(row.get(key)) for key in ('conditioning', 'guidance'))
-  return ', '.join([sampler, *(each for each in others if each)])
+  parts = sampler.replace(', )', ')'), row.get('conditioning'), row.get('guidance')
+  return ', '.join(short(part) for part in parts if part)
 
 
 # Panels of the curves: title -> what `measure` gives, but for the features.

@@ -26,7 +26,7 @@ def write_study_report(
     (
       'Quality against network evaluations',
       _curves(
-        [(_line(e, family=True), e.nfe, e) for e in found if e.nfe],
+        [(f'{e.run()}, {numbers.family(e.first)}', e.nfe, e) for e in found if e.nfe],
         'network evaluations per sample',
       ),
     ),
@@ -38,9 +38,7 @@ def write_study_report(
     ),
     (
       'Number of modalities',
-      _curves(
-        [(_line(e, 'modalities'), e.modalities, e) for e in default], 'modalities'
-      ),
+      _curves([(e.run('modalities'), e.modalities, e) for e in default], 'modalities'),
     ),
     ('Trained networks', _networks(lines)),
     ('Commands', _commands(lines)),
@@ -48,33 +46,22 @@ def write_study_report(
   path = pathlib.Path(path)
   subtitle = f'{len({line["row"] for line in lines})} finished runs'
   footer = 'Written by mmsbm.study from the results of its runs.'
-  files.write_atomic(path, markup.page(name, subtitle, sections, footer))
+  files.write_atomic(path, markup.page(name, subtitle, sections, footer, wide=True))
   return path
 
 
 _NOTHING = markup.missing('No row is finished yet.')
 
 
-def _line(entry: Entry, *axes: str, family: bool = False) -> str:
-  """Name of a curve: what the columns say, but for the axis, and the sampler."""
-  without = ('group', *axes, *tables.SETUP)
-  words = [
-    value if key == 'method' else f'{key} {value}'
-    for key, value in entry.columns.items()
-    if key not in without
-  ]
-  return ', '.join(words + [numbers.family(entry.first)] * family)
-
-
 def _paired_points(found: Sequence[Entry]) -> list[tuple[str, float, Entry]]:
   """Points of the curves; one with all pairs known begins all curves of its name."""
   points = []
   for entry in found:
-    name, fraction = _line(entry, 'paired'), entry.first['paired_fraction']
+    name, fraction = entry.run('paired'), entry.first['paired_fraction']
     if fraction < 1:
-      alone = _line(entry, 'paired', 'unpaired')
+      alone = entry.run('paired', 'unpaired')
       points.append((name, fraction, entry))
-      points += [(name, 1.0, e) for e in found if _line(e) == alone]
+      points += [(name, 1.0, e) for e in found if e.run() == alone]
   return points
 
 
@@ -97,19 +84,20 @@ def _curves(points: Sequence[tuple[str, float, Entry]], xlabel: str) -> str:
 
 
 def _table(table: Table) -> str:
-  body = []
-  for entry in table.entries:
-    cells = [
+  said, words = table.words()
+  body = [
+    line
+    + [
       markup.number_cell(
         entry.cell(measure), with_n=False, bold=table.is_best(entry, measure)
       )
       for _, measure in table.measured
     ]
-    body.append([*table.words(entry), *cells])
-  head = [*table.said, *(f'#{caption}' for caption, _ in table.measured)]
-  return markup.table(head, body) + markup.note(
-    f'{table.note} Bold is the best of its group.'
-  )
+    for entry, line in zip(table.entries, words, strict=True)
+  ]
+  head = [*said, *(f'#{caption}' for caption, _ in table.measured)]
+  bold = ' Bold is the best of its group.' if table.generated else ''
+  return markup.table(head, body, 'dense') + markup.note(tables.note(table) + bold)
 
 
 def _networks(lines: Sequence[numbers.Row]) -> str:

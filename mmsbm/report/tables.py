@@ -35,6 +35,19 @@ class Entry:
   cells: Mapping[Measure, Row]
   first: Row
 
+  def run(self, *without: str) -> str:
+    """What the columns say of the run, but for its group and those in `without`."""
+    return ', '.join(
+      value if key == 'method' else f'{key} {value}'
+      for key, value in self.columns.items()
+      if key not in ('group', *SETUP, *without)
+    )
+
+  def sampling(self, *without: str) -> str:
+    """How samples were drawn, but for the columns in `without`."""
+    keys = [key for key in SETUP if key in self.columns and key not in without]
+    return ', '.join(self.columns[key] for key in keys)
+
   def cell(self, measure: Measure) -> Row | None:
     """The average `measure`; with M = k + 1, given k is given the rest."""
     metric, count, features = measure
@@ -51,6 +64,9 @@ def over_seeds(rows: Sequence[Row]) -> Row:
   if len(rows) == 1:
     return rows[0] | {'seeds': 1}
   values = [row['value'] for row in rows]
+  if len(set(values)) == 1 and 'stderr' not in rows[0]:
+    # A count, of parameters for instance, of which nothing is uncertain.
+    return rows[0] | {'seeds': len(rows)}
   sizes = {row.get('n') for row in rows}
   out = rows[0] | {'seeds': len(rows), 'value': None, 'stderr': None}
   out['n'] = sizes.pop() if len(sizes) == 1 else None
@@ -87,10 +103,14 @@ def entries(lines: Sequence[Row], generated: bool = True) -> list[Entry]:
   found = []
   for (columns, _), measured in groups.items():
     first = next(iter(next(iter(measured.values())).values()))
-    said = {key: numbers.describe(first.get(key)) for key in SETUP if generated}
+    columns = dict(columns)
+    for column in SETUP if generated else ():
+      # The study may have a shorter name for it.
+      if first.get(column):
+        columns.setdefault(column, numbers.short(first[column]))
     found.append(
       Entry(
-        columns=dict(columns) | {k: v for k, v in said.items() if v},
+        columns=columns,
         modalities=first['modalities'],
         nfe=first.get('nfe'),
         cells={m: over_seeds(list(rows.values())) for m, rows in measured.items()},
@@ -121,39 +141,66 @@ class Table:
   """What both the Markdown and the HTML table are written from.
 
   Attributes:
-    said: captions of the columns of words.
     measured: (caption, measure) of the columns of numbers.
     entries: lines.
-    note: what the numbers are.
+    generated: whether the lines are of generated examples.
   """
 
-  said: tuple[str, ...]
   measured: tuple[tuple[str, Measure], ...]
   entries: tuple[Entry, ...]
-  note: str
+  generated: bool
 
-  def words(self, entry: Entry) -> list[str]:
-    return [_word(entry, column) for column in self.said]
+  @property
+  def shared(self) -> dict[str, str]:
+    """Columns that say the same in all of several lines, and need not be shown."""
+    first = self.entries[0].columns if len(self.entries) > 1 else {}
+    return {
+      key: value
+      for key, value in first.items()
+      if all(entry.columns.get(key) == value for entry in self.entries)
+    }
+
+  @property
+  def seeds(self) -> dict[int, int]:
+    """Index of a line -> how many seeds it is over."""
+    return {
+      i: max(cell['seeds'] for cell in entry.cells.values())
+      for i, entry in enumerate(self.entries)
+    }
+
+  def words(self) -> tuple[list[str], list[list[str]]]:
+    """Captions and lines of the columns of words."""
+    shared, seeds = self.shared, self.seeds
+    columns = {
+      'group': [entry.columns.get('group', '') for entry in self.entries],
+      'run': [entry.run(*shared) for entry in self.entries],
+    }
+    if self.generated:
+      columns['sampled with'] = [entry.sampling(*shared) for entry in self.entries]
+      columns['NFE'] = [f'{entry.nfe:,}' for entry in self.entries]
+    if len(set(seeds.values())) > 1:
+      columns['seeds'] = [str(count) for count in seeds.values()]
+    shown = {key: words for key, words in columns.items() if any(words)}
+    if len(set(columns['group'])) == 1:
+      shown.pop('group', None)
+    return list(shown), [list(line) for line in zip(*shown.values(), strict=True)]
 
   def is_best(self, entry: Entry, measure: Measure) -> bool:
-    """Whether no other entry of the same group has a better number."""
+    """Whether no other entry of the same group generates better."""
     group = [
       e for e in self.entries if e.columns.get('group') == entry.columns.get('group')
     ]
     cells = [e.cell(measure) for e in group]
     values = [c['value'] for c in cells if c and numbers.is_finite(c['value'])]
     cell = entry.cell(measure)
-    if len(values) < 2 or not cell or not numbers.is_finite(cell['value']):
+    if (
+      not self.generated
+      or len(values) < 2
+      or not cell
+      or not numbers.is_finite(cell['value'])
+    ):
       return False
     return cell['value'] == (min(values) if measure[0] in LOW else max(values))
-
-
-def _word(entry: Entry, column: str) -> str:
-  if column == 'NFE':
-    return '–' if entry.nfe is None else f'{entry.nfe:,}'
-  if column == 'seeds':
-    return str(max(cell['seeds'] for cell in entry.cells.values()))
-  return entry.columns.get(column, '–')
 
 
 def _coherence_columns(found: Sequence[Entry]) -> list[tuple[str, Measure]]:
@@ -181,7 +228,7 @@ def generation_table(lines: Sequence[Row]) -> Table:
     ]
   for metric in ('precision', 'recall'):
     measured += [(metric, (metric, 0, kind)) for kind in list(kinds)[:1]]
-  return _table(found, measured, [*SETUP, 'NFE'])
+  return _table(found, measured, generated=True)
 
 
 def network_table(lines: Sequence[Row]) -> Table:
@@ -189,74 +236,57 @@ def network_table(lines: Sequence[Row]) -> Table:
   measured = [
     ('classifier accuracy', ('classifier_accuracy', None, None)),
     ('reconstruction', ('reconstruction', None, None)),
+    ('log density of the latents', ('latent_log_likelihood', 0, None)),
+    ('bound on the log-likelihood', ('joint_log_likelihood_bound', None, None)),
     ('parameters of the score model', ('parameters', None, None)),
     ('seconds to train it', ('train_seconds', None, None)),
   ]
-  return _table(entries(lines, generated=False), measured, [])
+  return _table(entries(lines, generated=False), measured, generated=False)
 
 
-def _table(found, measured, last) -> Table:
-  """Leaves out columns that are empty or the same in all lines."""
-  measured = [
-    (caption, m) for caption, m in measured if any(e.cell(m) is not None for e in found)
-  ]
-  said = dict.fromkeys(key for entry in found for key in entry.columns)
-  said = [key for key in said if key not in last] + last
-  seeds = {_word(entry, 'seeds') for entry in found}
-  if len(seeds) > 1:
-    said.append('seeds')
-  same = {}
-  for column in said:
-    values = {_word(entry, column) for entry in found}
-    if len(values) == 1 and len(found) > 1 and column != 'NFE':
-      same[column] = values.pop()
-  said = [column for column in said if column not in same]
-  said = [c for c in said if any(_word(entry, c) != '–' for entry in found)]
-  shared = ', '.join(f'{key}: {value}' for key, value in same.items() if value != '–')
-  return Table(
-    tuple(said), tuple(measured), tuple(found), _note(found, measured, seeds, shared)
-  )
+def _table(found, measured, generated) -> Table:
+  """Leaves out columns of numbers that nobody measured."""
+  shown = [(text, m) for text, m in measured if any(e.cell(m) for e in found)]
+  return Table(tuple(shown), tuple(found), generated)
 
 
-def _note(found, measured, seeds, shared) -> str:
-  cells = [entry.cell(m) for entry in found for _, m in measured]
+def note(table: Table) -> str:
+  """What the numbers of a table are."""
+  cells = [entry.cell(m) for entry in table.entries for _, m in table.measured]
   sizes = sorted({c['n'] for c in cells if c and numbers.is_finite(c.get('n'))})
-  if seeds == {'1'}:
+  seeds = set(table.seeds.values())
+  if seeds == {1}:
     error = 'over test examples, for one trained model'
   elif len(seeds) == 1:
-    error = f'over the {seeds.pop()} seeds of the training'
+    error = f'over {seeds.pop()} seeds of the training'
   else:
-    error = 'over the seeds of the training, where there is one over test examples'
-  parts = [f'In all lines {shared}'] if shared else []
+    error = 'over seeds of the training, where there is one over test examples'
+  shared = [f'{key} {value}' for key, value in table.shared.items() if key != 'group']
+  parts = [f'In all lines: {", ".join(shared)}'] if shared else []
   parts.append(f'± is one standard error {error}')
   if len(sizes) == 1:
     parts.append(f'n = {sizes[0]:,} test examples')
   elif sizes:
     parts.append(f'Between {sizes[0]:,} and {sizes[-1]:,} test examples')
-  machines = dict.fromkeys(
-    f'{e.first["device"]}, jax {e.first["jax"]}' for e in found if 'jax' in e.first
-  )
-  if machines:
-    parts.append(f'Made on {"; ".join(machines)}')
+  machines = {f'{e.first["device"]}, jax {e.first["jax"]}': 0 for e in table.entries}
+  parts.append(f'Made on {"; ".join(machines)}')
   return '. '.join(parts) + '.'
 
 
 def markdown(lines: Sequence[Row]) -> str:
   """The main table for README.md, with its note; bold is the best of its group."""
   table = generation_table(lines)
-  head = [*table.said, *(caption for caption, _ in table.measured)]
+  said, words = table.words()
+  head = [*said, *(caption for caption, _ in table.measured)]
   out = [head, ['---'] * len(head)]
-  for entry in table.entries:
-    words = [
-      f'`{word}`' if column == 'sampler' and word != '–' else word
-      for column, word in zip(table.said, table.words(entry), strict=True)
-    ]
+  for entry, line in zip(table.entries, words, strict=True):
+    cells = []
     for _, measure in table.measured:
       cell = entry.cell(measure)
       text = '–'
       if cell is not None:
         text = numbers.format_number(cell['value'], cell.get('stderr'))
-      words.append(f'**{text}**' if table.is_best(entry, measure) else text)
-    out.append(words)
-  body = '\n'.join(f'| {" | ".join(words)} |' for words in out)
-  return f'{body}\n\n{table.note}\n'
+      cells.append(f'**{text}**' if table.is_best(entry, measure) else text)
+    out.append([*line, *cells])
+  body = '\n'.join(f'| {" | ".join(cells)} |' for cells in out)
+  return f'{body}\n\n{note(table)}\n'
