@@ -1,5 +1,7 @@
 """What every sampler must do: targets, conditioning, independence of rows."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 
 from mmsbm.diffusion.sde import SDES, VP, SubVP
 from mmsbm.samplers import CONDITIONING, SAMPLERS
+from mmsbm.samplers.ancestral import Ancestral
 from mmsbm.samplers.predictor_corrector import PAPER
+from mmsbm.samplers.resampling import Resampling
 
 SMALL = {
   'ancestral': {'num_steps': 5, 'eta': 0.7},
@@ -18,41 +22,97 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize(
-  'name,options,expected',
-  [
-    ('ancestral', {'num_steps': 4}, 4),
-    ('annealed_langevin', {'num_levels': 3, 'steps_per_level': 2}, 7),
-    ('dpm_solver', {'num_steps': 4}, 4),
-    ('heun', {'num_steps': 3}, 5),
-    ('heun', {'num_steps': 1}, 1),
-    ('predictor_corrector', {'num_steps': 2, 'corrector_steps': 2}, 7),
-  ],
-)
-def test_number_of_evaluations_is_exact(name, options, expected):
-  """Counted by callbacks; each is at decreasing times and after a hold."""
-  sampler, times, held = SAMPLERS[name](**options), [], []
+def _recorded(sampler, sde, resampling=None):
+  """Times of the score's calls and (time, visit) of what is held, in order."""
+  times, held = [], []
 
   def score_fn(z, t):
     jax.debug.callback(lambda t: times.append(float(t)), t, ordered=True)
     return -z
 
   def hold(keys, z, t, visit):
-    jax.debug.callback(lambda t: held.append(float(t)), t, ordered=True)
+    record = lambda t, v: held.append((float(t), int(v)))  # noqa: E731
+    jax.debug.callback(record, t, visit, ordered=True)
     return z
 
   @jax.jit
   def run(keys, z):
-    return sampler(keys, score_fn, z, sde=VP(), hold=hold)
+    return sampler(keys, score_fn, z, sde=sde, hold=hold, resampling=resampling)
 
   run(jax.random.split(jax.random.key(0), 2), jnp.ones((2, 3)))
   jax.effects_barrier()
+  return np.array(times), held
+
+
+@pytest.mark.parametrize(
+  'name,options,expected',
+  [
+    ('ancestral', {'num_steps': 4}, 4),
+    ('annealed_langevin', {'num_levels': 3, 'steps_per_level': 2}, 7),
+    ('dpm_solver', {'num_steps': 4, 'stochastic': True}, 4),
+    ('heun', {'num_steps': 3}, 5),
+    ('heun', {'num_steps': 1}, 1),
+    ('predictor_corrector', {'num_steps': 2, 'corrector_steps': 2}, 7),
+    ('predictor_corrector', {**PAPER, 'num_steps': 3}, 6),
+  ],
+)
+def test_number_and_times_of_evaluations_are_exact(name, options, expected):
+  """Recorded by callbacks; each is at decreasing times and after a hold."""
+  sampler = SAMPLERS[name](**options)
+  times, held = _recorded(sampler, VP())
   assert len(times) == sampler.num_evaluations == expected
-  assert times == held
+  said = sampler.evaluation_times(VP())
+  assert isinstance(said, np.ndarray)
+  np.testing.assert_array_equal(times, said)
+  assert list(times) == [t for t, _ in held]
   np.testing.assert_array_equal(times, sorted(times, reverse=True))
   assert times[0] == 1
   if expected > 1:
     np.testing.assert_allclose(times[-1], 1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'name,options,expected,visits',
+  [
+    # Levels 0 1 | 0 1 | 2 | 2 | 3, with a jump at every bar but the last two.
+    ('ancestral', {'num_steps': 4}, [0, 1, 0, 1, 2, 2, 3], [0, 1, 3, 4, 5, 7, 8]),
+    ('dpm_solver', {'num_steps': 4}, [0, 1, 0, 1, 2, 2, 3], [0, 1, 3, 4, 5, 7, 8]),
+    (
+      'heun',
+      {'num_steps': 4},
+      [0, 1, 1, 2, 0, 1, 1, 2, 2, 3, 2, 3, 3],
+      [0, 1, 1, 2, 3, 4, 4, 5, 5, 6, 7, 8, 8],
+    ),
+    (
+      'predictor_corrector',
+      {'num_steps': 3},
+      [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 2, 2, 3],
+      [0, 0, 1, 1, 3, 3, 4, 4, 5, 5, 7, 7, 8],
+    ),
+    (
+      'predictor_corrector',
+      {'num_steps': 3, 'order': 'predictor_corrector'},
+      [0, 1, 1, 2, 0, 1, 1, 2, 2, 3, 2, 3, 3],
+      [0, 1, 1, 2, 3, 4, 4, 5, 5, 6, 7, 8, 8],
+    ),
+    (
+      'predictor_corrector',
+      {**PAPER, 'num_steps': 4, 'corrector_steps': 0},
+      [0, 1, 0, 1, 2, 3, 2, 3],
+      [0, 1, 3, 4, 5, 6, 8, 9],
+    ),
+  ],
+)
+def test_resampled_evaluations_are_where_they_are_said_to_be(
+  name, options, expected, visits
+):
+  """Times and visits, with stretches of two levels gone down twice."""
+  sampler, resampling = SAMPLERS[name](**{'grid': 'time', **options}), Resampling(2, 2)
+  times, held = _recorded(sampler, VP(), resampling)
+  np.testing.assert_array_equal(times, sampler.evaluation_times(VP(), resampling))
+  levels = np.linspace(1, 1e-3, 4)
+  np.testing.assert_allclose(times, levels[expected], rtol=1e-3)
+  assert [v for _, v in held] == visits
 
 
 @pytest.mark.parametrize(
@@ -164,10 +224,75 @@ def test_conditional_samples_for_every_subset(
       np.testing.assert_allclose(result, cov, atol=cov_tolerance)
 
 
-def _mixed_batch(name, options, rows):
+def _conditional_errors(
+  pair, exact_moments, name, conditioning, options=types.MappingProxyType({}), **rule
+):
+  """Distances of mean and covariance of samples from those of the conditional.
+
+  The first modality of `pair` is observed; distances are Euclidean norms.
+  """
+  sampler, sde = SAMPLERS[name](**options), VP()
+  given = np.array([1.2, -1.0, 0.0, 0.0, 0.0])
+  observed = np.array([True, False])
+
+  def run(keys, z):
+    return pair.sample(
+      sampler,
+      keys,
+      z,
+      sde=sde,
+      conditioning=conditioning,
+      z_observed=jnp.asarray(given[None], jnp.float32),
+      observed=jnp.asarray(observed[None]),
+      **rule,
+    )
+
+  mean, cov = exact_moments(run, 5, 1.0)
+  np.testing.assert_allclose(mean[:2], given[:2], rtol=1e-6)
+  exact_mean, exact_cov = pair.conditional(pair.layout.expand(observed), given)
+  return (
+    np.linalg.norm(mean[2:] - exact_mean),
+    np.linalg.norm(cov[2:, 2:] - exact_cov),
+  )
+
+
+@pytest.mark.parametrize(
+  'name,options,tolerance,cov_tolerance',
+  [
+    # The observation moves the mean by 0.83 and the covariance, of norm 0.51, by 1.5.
+    ('ancestral', {'num_steps': 191}, 0.005, 0.03),
+    ('dpm_solver', {'num_steps': 60}, 0.005, 0.003),
+    ('dpm_solver', {'num_steps': 60, 'stochastic': True}, 0.005, 0.005),
+    ('heun', {'num_steps': 60}, 0.005, 0.005),
+    # As multi-modal latent diffusion samples: 250 steps of Euler-Maruyama.
+    ('predictor_corrector', {'num_steps': 250, 'corrector_steps': 0}, 0.003, 0.005),
+  ],
+)
+def test_exact_conditional_score_gives_the_conditional(
+  name, options, tolerance, cov_tolerance, pair, exact_moments
+):
+  mean, cov = _conditional_errors(pair, exact_moments, name, 'time_zero', options)
+  assert mean < tolerance and cov < cov_tolerance
+
+
+def test_repaint_is_closer_to_the_conditional_than_one_way_down(pair, exact_moments):
+  """Both have the exact joint score and 191 evaluations of it."""
+  once, again = {'num_steps': 191}, {'num_steps': 39}
+  rule = {'jump_length': 5, 'num_resamples': 5}
+  assert len(Ancestral(**again).evaluation_times(VP(), Resampling(5, 5))) == 191
+  mean, cov = _conditional_errors(pair, exact_moments, 'ancestral', 'noised', once)
+  assert 0.25 < mean < 0.35 and 0.25 < cov < 0.4
+  repaint_mean, repaint_cov = _conditional_errors(
+    pair, exact_moments, 'ancestral', 'repaint', again, **rule
+  )
+  assert repaint_mean < 0.5 * mean and repaint_cov < 0.2 * cov
+
+
+def _mixed_batch(name, options, rows, conditioning='noised'):
   """Samples of the given rows of a fixed problem, each with its own observed set."""
   sampler = SAMPLERS[name](**options)
-  sde, rule = VP(), CONDITIONING['noised']()
+  arguments = {'repaint': {'jump_length': 2, 'num_resamples': 2}}
+  sde, rule = VP(), CONDITIONING[conditioning](**arguments.get(conditioning, {}))
   keys = jax.random.split(jax.random.key(3), 8)
   z, z_observed, weights = (
     jax.random.normal(key, shape)
@@ -194,16 +319,33 @@ def _mixed_batch(name, options, rows):
   return np.asarray(run(keys, z))
 
 
-@pytest.mark.parametrize('name', SAMPLERS)
-def test_rows_are_independent(name):
+RESAMPLING = [name for name in SAMPLERS if name != 'annealed_langevin']
+
+
+@pytest.mark.parametrize(
+  'name,conditioning',
+  [(name, 'noised') for name in SAMPLERS] + [(name, 'repaint') for name in RESAMPLING],
+)
+def test_rows_are_independent(name, conditioning):
   """Order, company and number of the rows change nothing."""
   options = SMALL[name]
-  every = _mixed_batch(name, options, np.arange(8))
+  every = _mixed_batch(name, options, np.arange(8), conditioning)
   assert np.all(np.isfinite(every)) and np.abs(np.diff(every, axis=0)).min() > 0
   rows = np.array([5, 0, 7])
-  np.testing.assert_allclose(
-    _mixed_batch(name, options, rows), every[rows], rtol=1e-5, atol=1e-5
-  )
+  some = _mixed_batch(name, options, rows, conditioning)
+  np.testing.assert_allclose(some, every[rows], rtol=1e-5, atol=1e-5)
+
+
+def test_every_sampler_goes_with_every_conditioning():
+  """Finite samples, and other ones with each rule."""
+  for name in RESAMPLING:
+    samples = [
+      _mixed_batch(name, SMALL[name], np.arange(3), conditioning)
+      for conditioning in CONDITIONING
+    ]
+    assert np.isfinite(samples).all()
+    # This score knows one time for all, so that time_zero and clean are one rule.
+    assert len(np.unique(np.round(samples, 4), axis=0)) == len(CONDITIONING) - 1, name
 
 
 def test_rows_depend_on_each_other_with_published_norms():

@@ -8,6 +8,7 @@ import pytest
 from mmsbm.diffusion.sde import VP
 from mmsbm.samplers.conditioning import CONDITIONING
 from mmsbm.samplers.noise import row_normal
+from mmsbm.samplers.resampling import Resampling
 
 SDE = VP(1.0, 5.0)
 ALPHA, SIGMA = 0.829029, 0.559205  # at t = 0.25
@@ -52,6 +53,29 @@ def test_noised_rule():
   assert np.abs(draws.mean(1)).max() < 4 / np.sqrt(n)
   assert np.abs(draws.var(1) - 1).max() < 4 * np.sqrt(2 / n)
   assert np.abs(np.corrcoef(draws) - np.eye(8)).max() < 4.5 / np.sqrt(n)
+
+
+def test_repaint_draws_anew_at_each_visit():
+  """As noised, but of the visit and not of the time."""
+  keys, n = jax.random.split(jax.random.key(0), 2), 4000
+  every, shown, t = jnp.ones((2, n), bool), jnp.full((2, n), 2.0), jnp.float32(0.25)
+
+  def noise(t, visit):
+    held = _hold('repaint', keys, jnp.zeros((2, n)), t, shown, every, visit)
+    return (held - 2 * SDE.alpha(t)) / SDE.sigma(t)
+
+  first, second = noise(t, 3), noise(t, 4)
+  np.testing.assert_allclose(first, noise(jnp.float32(0.5), 3), atol=1e-5)
+  draws = np.concatenate([first, second, row_normal(keys, 3, (n,))])
+  assert np.abs(draws.mean(1)).max() < 4 / np.sqrt(n)
+  assert np.abs(draws.var(1) - 1).max() < 4 * np.sqrt(2 / n)
+  assert np.abs(np.corrcoef(draws) - np.eye(6)).max() < 4.5 / np.sqrt(n)
+
+
+def test_only_repaint_resamples():
+  for name, rule in CONDITIONING.items():
+    expected = Resampling(10, 10) if name == 'repaint' else None
+    assert rule().resampling == expected
 
 
 def test_noised_rule_leaves_the_others():

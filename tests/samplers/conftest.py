@@ -152,6 +152,16 @@ def gaussian():
 
 
 @pytest.fixture
+def pair():
+  return make_pair()
+
+
+@pytest.fixture(name='exact_moments')
+def exact_moments_fixture():
+  return exact_moments
+
+
+@pytest.fixture
 def subsets():
   return SUBSETS
 
