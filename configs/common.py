@@ -80,6 +80,17 @@ def base() -> ml_collections.ConfigDict:
     precision_recall=True,
     # Output of `python -m mmsbm.convert_inception`; empty: no FID.
     inception_weights='',
+    # Of so many test examples; 0: none. 200 take minutes on two CPU cores.
+    likelihood=dict(
+      num_examples=0,
+      # Draws from the posterior of each VAE.
+      num_importance_samples=1000,
+      # Of the probability flow, with exact divergences, or by so many random
+      # directions, at least 2, which cost less where there are many dimensions.
+      num_steps=50,
+      num_probes=0,
+      time_min=1e-5,
+    ),
     seed=0,
   )
   c.sample = dict(split='test', num_examples=10, num_samples=3, seed=0)

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmsbm.evaluate_likelihood import likelihood_measurements
 from mmsbm.evaluators import (
   agreement,
   coherence,
@@ -49,10 +50,12 @@ class Unit:
   Attributes:
     measure: makes its rows.
     sampler: name of the sampler that it uses; None for none.
+    options: of config.evaluate.likelihood, those that it uses.
   """
 
   measure: Callable[[], list[Row]]
   sampler: str | None = None
+  options: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
@@ -355,6 +358,8 @@ class Protocol:
         out[f'given_{k}{suffix}'] = Unit(
           functools.partial(self.given, k, sampler), sampler
         )
+    for name, (measure, options) in likelihood_measurements(self).items():
+      out[name] = Unit(measure, options=options)
     return out
 
 
@@ -362,13 +367,18 @@ def _fingerprint(experiment: Experiment, steps: dict[str, int], unit: Unit) -> s
   """Identifies what a unit depends on: checkpoints, settings, sampler, data."""
   config = experiment.config
   keys = ('conditioning', 'evaluate', 'method', 'seed')
+  # Options that most units do not use change nothing for those.
+  common = dict(config['evaluate'])
+  options = common.pop('likelihood')
   parts = [
     VERSION,
-    {k: config[k] for k in keys},
+    {k: config[k] for k in keys} | {'evaluate': common},
     unit.sampler and experiment.sampler_spec(unit.sampler),
     steps,
     experiment.dataset.content_hash,
   ]
+  if unit.options:
+    parts.append({k: options[k] for k in unit.options})
   return hashlib.sha1(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -23,6 +23,7 @@ from mmsbm.data.loader import padded_chunks
 from mmsbm.diffusion.losses import TIME_SAMPLING
 from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
 from mmsbm.diffusion.sde import SDES
+from mmsbm.evaluators.probability_flow import ProbabilityFlow
 from mmsbm.infra import sharding
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import atomic_path
@@ -521,6 +522,12 @@ class Experiment:
       conditioning=build(CONDITIONING, self.config['conditioning']),
     )
 
+  def probability_flow(self) -> ProbabilityFlow:
+    """How log p(z) is integrated."""
+    spec = self.config['evaluate']['likelihood']
+    names = [field.name for field in dataclasses.fields(ProbabilityFlow)]
+    return ProbabilityFlow(**{name: spec[name] for name in names})
+
   def restore(self) -> tuple[PyTree, dict[str, int]]:
     """Variables of the trained model, and the checkpoint step of each learner."""
     unimodal, steps = self.unimodal_variables()
@@ -576,6 +583,11 @@ class Experiment:
       self.split(section)
     self._positive('evaluate', 'num_examples', 'chunk_size', 'max_subsets')
     self._positive('sample', 'num_examples', 'num_samples')
+    for key in ('num_examples', 'num_importance_samples'):
+      value = self.config['evaluate']['likelihood'][key]
+      if value < (key != 'num_examples'):
+        raise UserError(f'config.evaluate.likelihood.{key} is {value}: too small.')
+    self.probability_flow()
     weights = self.config['evaluate']['inception_weights']
     if weights and not os.path.isfile(weights):
       raise UserError(f'config.evaluate.inception_weights: there is no file {weights}.')

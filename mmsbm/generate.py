@@ -1,7 +1,7 @@
 """Draws examples from a trained model in chunks of one compiled shape."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from mmsbm.data.loader import padded_chunks
 from mmsbm.infra import sharding
 from mmsbm.infra.errors import UserError
+from mmsbm.infra.progress import Progress
 from mmsbm.infra.rng import row_keys
 from mmsbm.learners.classifier import Classifier
 from mmsbm.models.base import MultimodalModel
@@ -140,6 +141,33 @@ class Generator:
         'larger time_min, or train the score model longer.'
       )
     return out
+
+  def per_row(self, fn: Callable, key: jax.Array, *trees: PyTree, name: str) -> PyTree:
+    """Applies a function of examples to all of them, chunk by chunk.
+
+    Args:
+      fn: maps (variables, keys [B], *trees of [B, ...]) to a tree of [B, ...].
+      key: gives row i the key that depends on (key, i) only.
+      *trees: trees of arrays [N, ...].
+      name: what the progress line calls it.
+
+    Returns:
+      A tree of arrays [N, ...].
+    """
+    run = jax.jit(
+      lambda variables, key, rows, *trees: fn(variables, row_keys(key, rows), *trees)
+    )
+    size = len(jax.tree.leaves(trees)[0])
+    out = []
+    with Progress(name, size) as progress:
+      for indices, mask in self._chunks(size):
+        part = self._put(
+          (indices, *jax.tree.map(lambda a, i=indices: np.asarray(a[i]), trees))
+        )
+        drawn = jax.device_get(run(self._variables, key, *part))
+        out.append(jax.tree.map(lambda a, m=mask: a[m], drawn))
+        progress.update(int(indices[mask][-1]) + 1)
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *out)
 
   def decode(self, z: np.ndarray) -> tuple[np.ndarray, ...]:
     """Latents [N, D] to raw examples, one array [N, *shape] per modality."""

@@ -117,6 +117,7 @@ class FakeExperiment:
         'chunk_size': 100,
         'precision_recall': False,
         'inception_weights': '',
+        'likelihood': {'num_examples': 0},
         'seed': 4,
       }
       | config,
