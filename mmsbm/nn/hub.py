@@ -35,18 +35,19 @@ class HubScoreNet(nn.Module):
     expansion: hidden sizes of a block over `token_width` and `hub_width`.
     num_heads: weighted means in which the hub reads a block's hidden units; must
       divide `expansion * token_width`.
-    condition_width: channels of what is known of a token.
+    condition_width: channels to which times and roles are condensed, for the hub; half
+      as many for a token.
     time_features: size of the time embedding.
     dropout: rate inside the blocks.
   """
 
   dims: tuple[int, ...]
   token_width: int = 64
-  hub_width: int = 256
+  hub_width: int = 192
   num_blocks: int = 3
   expansion: int = 2
   num_heads: int = 8
-  condition_width: int = 32
+  condition_width: int = 64
   time_features: int = 64
   dropout: float = 0.0
 
@@ -68,7 +69,7 @@ class HubScoreNet(nn.Module):
 
     # Modalities come first in tokens, [M, B, .], as batched products want them.
     condition = jnp.concatenate([self._embed_time(t), flags], -1).swapaxes(0, 1)
-    condition = nn.Dense(self.condition_width, name='condition')(condition)
+    condition = nn.Dense(self.condition_width // 2, name='condition')(condition)
     condition = nn.gelu(condition + self._per_modality('modality', condition.shape))
     gone = missing.T[..., None]
     x = _PrivateDense(self.token_width, fan_in=dims, name='in')(_to_tokens(z, dims))
@@ -77,8 +78,8 @@ class HubScoreNet(nn.Module):
     shown = jnp.concatenate([z, flags.reshape(z.shape[0], -1)], -1)
     hub = nn.Dense(self.hub_width, name='hub_in')(shown)
     known = jnp.concatenate([self._embed_time(t.max(-1)), flags.mean(1)], -1)
-    known = nn.gelu(nn.Dense(self.hub_width // 2, name='hub_condition_0')(known))
-    known = nn.gelu(nn.Dense(self.hub_width // 2, name='hub_condition_1')(known))
+    known = nn.gelu(nn.Dense(self.condition_width, name='hub_condition_0')(known))
+    known = nn.gelu(nn.Dense(self.condition_width, name='hub_condition_1')(known))
 
     for i in range(self.num_blocks):
       x, hub = _HubBlock(

@@ -1,0 +1,194 @@
+"""Cost of a score network against the number of modalities: time, memory, operations.
+
+What is measured is a training step and the sampling of one batch, both compiled as the
+program compiles them, on random latents and with random weights. Memory is what the
+compiler has reserved, not what a process happened to use. A busy machine stretches
+seconds but not the seconds of its processors, so both are measured.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmsbm.build import build
+from mmsbm.experiment import Experiment, parameter_count
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.rng import row_keys
+from mmsbm.latents import NOISY
+from mmsbm.learners.base import Training, init_state, train_step
+from mmsbm.nn.score_nets import SCORE_NETS
+from mmsbm.samplers import SAMPLERS
+
+PyTree = Any
+
+NUM_EVALUATIONS = 20
+# At most so many calls, of which the fastest counts, and no further one after so long.
+_REPEATS = 5
+_ENOUGH_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """Of one call of a compiled program.
+
+  Attributes:
+    seconds: the fastest of several calls.
+    cpu_seconds: the least time that the processors of this machine worked on a call.
+    gflop: operations, by the compiler's count.
+    memory_mb: MiB of temporary arrays and arguments.
+    temporary_mb: MiB of temporary arrays.
+  """
+
+  seconds: float
+  cpu_seconds: float
+  gflop: float
+  memory_mb: float
+  temporary_mb: float
+
+
+def measure(fn: Callable[..., PyTree], *args: PyTree, donate: bool = False) -> Cost:
+  """Compiles `fn` for its arguments and runs it.
+
+  Args:
+    fn: a function of arrays.
+    *args: its arguments.
+    donate: the first argument may be overwritten, and what `fn` returns takes its
+      place in the next call.
+  """
+  program = jax.jit(fn, donate_argnums=(0,) if donate else ()).lower(*args).compile()
+  memory = program.memory_analysis()
+  times = []
+  # The first call may be slower than the others: it does not count.
+  while len(times) < 2 or (
+    len(times) <= _REPEATS and sum(t for t, _ in times) < _ENOUGH_SECONDS
+  ):
+    start = time.perf_counter(), time.process_time()
+    out = jax.block_until_ready(program(*args))
+    times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    if donate:
+      args = (out, *args[1:])
+  seconds, cpu_seconds = np.min(times[1:], axis=0).tolist()
+  temporary = memory.temp_size_in_bytes / 2**20
+  return Cost(
+    seconds=seconds,
+    cpu_seconds=cpu_seconds,
+    gflop=program.cost_analysis()['flops'] / 1e9,
+    memory_mb=temporary + memory.argument_size_in_bytes / 2**20,
+    temporary_mb=temporary,
+  )
+
+
+def _training_cost(training: Training, batch: PyTree) -> Cost:
+  def step(state, batch):
+    return train_step(training, state, None, batch)[0]
+
+  state = jax.jit(lambda batch: init_state(training, batch))(batch)
+  return measure(step, state, batch, donate=True)
+
+
+def _sampling_cost(experiment: Experiment, training: Training, batch: PyTree) -> Cost:
+  """Of drawing all modalities of a batch with the sampler of the config."""
+  spec = {**experiment.config['sampler'], 'num_steps': NUM_EVALUATIONS}
+  sampler = build(SAMPLERS, spec)
+  score, (size, num) = experiment.score, batch['present'].shape
+
+  def draw(variables, key, z):
+    def score_fn(z, t):
+      role = jnp.full((size, num), NOISY)
+      return score.score(variables, z, t, jnp.full((size, num), t), role)
+
+    keys = row_keys(key, jnp.arange(size))
+    return sampler(keys, score_fn, z, sde=score.sde, hold=lambda keys, z, t, visit: z)
+
+  variables = jax.jit(score.init)(training.key, batch)
+  return measure(draw, variables, jax.random.key(0), batch['z'])
+
+
+def network_spec(experiment: Experiment, name: str) -> dict[str, Any]:
+  """The config's network if it is the one named, else that one as it is by default."""
+  spec = experiment.config['score']['network']
+  return dict(spec) if spec['name'] == name else {'name': name}
+
+
+def scaling(
+  experiment: Experiment, networks: Sequence[str], numbers: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+  """Rows of costs per example, and of what the last number costs over the first.
+
+  Args:
+    experiment: gives the first modality, which all others copy, and the batch size.
+    networks: names in SCORE_NETS.
+    numbers: of modalities, 1 or more of them, in the order in which to measure them.
+
+  Raises:
+    UserError: a name or a number that cannot be.
+  """
+  for name in networks:
+    if name not in SCORE_NETS:
+      raise UserError(f'--networks={name} is not one of {sorted(SCORE_NETS)}.')
+  if not numbers or min(numbers) < 1:
+    raise UserError(f'--num_modalities={list(numbers)} must be positive numbers.')
+  config = experiment.config
+  modality = next(iter(config['modalities'].values()))
+  size = config['score']['batch_size']
+  for name in networks:
+    costs = []
+    for num in numbers:
+      other = Experiment(
+        {
+          **config,
+          'modalities': {f'm{i}': modality for i in range(num)},
+          'score': {**config['score'], 'network': network_spec(experiment, name)},
+        },
+        experiment.workdir,
+      )
+      (training,) = other.trainings('score')
+      batch = {
+        'z': jax.random.normal(jax.random.key(0), (size, other.layout.total)),
+        'present': jnp.ones((size, num), bool),
+      }
+      cost = {
+        'train': _training_cost(training, batch),
+        'sample': _sampling_cost(other, training, batch),
+      }
+      costs.append(cost)
+      yield {
+        'network': name,
+        'modalities': num,
+        'parameters': parameter_count(training, other.blank_example),
+        **{
+          f'{what}_{key}': value / size
+          for what, of in cost.items()
+          for key, value in dataclasses.asdict(of).items()
+        },
+      }
+    if len(numbers) > 1:
+      yield {
+        'network': name,
+        'modalities': f'{numbers[-1]}/{numbers[0]}',
+        **{
+          f'{what}_{key}': value / getattr(costs[0][what], key)
+          for what, of in costs[-1].items()
+          for key, value in dataclasses.asdict(of).items()
+        },
+      }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+  """Rows as aligned text; columns are all keys, in the order of their appearance."""
+  columns = list(dict.fromkeys(key for row in rows for key in row))
+  lines = [columns] + [[_text(row.get(key, '')) for key in columns] for row in rows]
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  return '\n'.join(
+    '  '.join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+    for line in lines
+  )
+
+
+def _text(value: Any) -> str:
+  return f'{value:.3g}' if isinstance(value, float) else str(value)
