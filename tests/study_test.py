@@ -601,9 +601,8 @@ def test_shared_autoencoders_give_the_run_that_own_ones_give(
   assert program(*arguments, '--mode=train') == 0
   own = score_parameters(tmp_path / 'own')
   assert len(own) > 10 and own == score_parameters(work / 'one')
-  with np.load(tmp_path / 'own' / 'latents.npz') as a:
-    with np.load(work / 'one' / 'latents.npz') as b:
-      assert all(np.array_equal(a[key], b[key]) for key in ('z', 'mean', 'std'))
+  latents = [dict(np.load(p / 'latents.npz')) for p in (tmp_path / 'own', work / 'one')]
+  assert all(np.array_equal(*(a[key] for a in latents)) for key in latents[0])
 
 
 @pytest.mark.parametrize(
