@@ -5,6 +5,7 @@
 Arguments, e.g. --config=configs/digits.py:method=sbm_rae,modalities=3,smoke:
   method: sbm_vae, sbm_rae, or mld (multi-modal latent diffusion).
   modalities: 2 to 50; from 11 on the photographs return in other colours.
+  energy: also train what energy guidance needs.
   smoke: the whole pipeline in under a minute; its numbers mean nothing.
 """
 
@@ -13,7 +14,7 @@ from configs import common
 
 def get_config(arg=None):
   arg = common.parse_arg(
-    arg, method='sbm_vae', modalities=4, preset='default', smoke=False
+    arg, method='sbm_vae', modalities=4, preset='default', energy=False, smoke=False
   )
   common.choose('method', arg.method, common.METHODS)
   common.choose('preset', arg.preset, ('default',))
@@ -76,12 +77,13 @@ def get_config(arg=None):
   common.latent_score(
     c,
     arg.method,
-    network=dict(name='mlp', width=256, num_blocks=3, expansion=2),
+    network=dict(name='mlp', width=320, num_blocks=3, expansion=2),
     num_steps=10_000,
   )
-  c.compare_samplers = {
-    'dpm20': dict(name='dpm_solver', num_steps=20, grid='edm'),
-    'pc200': dict(name='predictor_corrector', num_steps=100, grid='log_snr'),
+  pc200 = dict(name='predictor_corrector', num_steps=100, grid='log_snr')
+  c.compare = {
+    'unguided': dict(guidance=dict()),
+    'pc200': dict(sampler=pc200, guidance=dict()),
   }
   c.evaluate.num_examples = 1_500
   if arg.smoke:
@@ -91,7 +93,8 @@ def get_config(arg=None):
     c.loop.block_steps, c.loop.checkpoint_every_steps = 10, 10
     c.evaluate.num_examples, c.evaluate.max_subsets, c.evaluate.chunk_size = 64, 3, 64
     c.sampler.num_steps = 4
-    c.compare_samplers.dpm20.num_steps = 4
-    c.compare_samplers.pc200.num_steps = 4
+    c.compare.pc200.sampler.num_steps = 4
     c.sample.num_examples, c.sample.num_samples = 4, 2
+  if arg.energy:
+    common.energy(c)
   return c

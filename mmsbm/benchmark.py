@@ -1,13 +1,17 @@
-"""Measures speed and memory; prints one JSON object per line.
+"""Measures speed and memory; prints one JSON object per line, or tables.
 
   python -m mmsbm.benchmark --config=configs/digits.py
   python -m mmsbm.benchmark --config=configs/polymnist.py:smoke --what=sample
+  python -m mmsbm.benchmark --config=configs/digits.py --what=scaling --format=table
 
 --what is a comma-separated part of:
   startup     seconds until the program is imported, and until it has its data.
   train       steps per second of every stage after compilation, and its compile time.
   sample      tuples per second against the number of network evaluations.
   modalities  a score step and sampling against the number of modalities.
+  scaling     the same for several networks (--networks, --num_modalities): seconds,
+              operations and compiled memory per example, and what the last number of
+              modalities costs over the first. Not measured unless it is asked for.
 
 Networks have random weights and score models random latents: nothing is read but the
 data of the config. Beside each row stand the GFLOP/s of a matrix product measured
@@ -31,12 +35,22 @@ from absl import flags
 
 from mmsbm import main as program
 from mmsbm import train
-from mmsbm.experiment import Experiment, parameter_count
+from mmsbm.experiment import Experiment, describe_setup, parameter_count
 from mmsbm.generate import Generator
 from mmsbm.infra.errors import UserError
 from mmsbm.learners.base import Training, init_state
+from mmsbm.scaling import scaling, table
 
 _WHAT = flags.DEFINE_string('what', 'startup,train,sample,modalities', 'See above.')
+_FORMAT = flags.DEFINE_enum(
+  'format', 'json', ('json', 'table'), 'JSON lines, or a table of each measurement.'
+)
+_NETWORKS = flags.DEFINE_list(
+  'networks', ['hub', 'mlp', 'transformer'], 'Score networks of --what=scaling.'
+)
+_NUM_MODALITIES = flags.DEFINE_list(
+  'num_modalities', ['10', '40'], 'Numbers of modalities of --what=scaling.'
+)
 _BLOCKS = flags.DEFINE_integer('blocks', 4, 'Blocks of steps; the first compiles.')
 
 
@@ -110,29 +124,34 @@ def train_stages(experiment: Experiment) -> Iterator[dict]:
   for stage in experiment.config['stages']:
     group = list(experiment.trainings(stage))
     if group:
-      random = stage == 'score'
+      random = stage in ('score', 'energy')
       source = _random_latents(experiment) if random else experiment.source(stage)
       yield {'stage': stage, **_run_training(experiment, group, source)}
 
 
 def _random_generator(experiment: Experiment) -> Generator:
   """The untrained model: speed does not depend on the weights."""
-  trainings = [*experiment.trainings('unimodal'), *experiment.trainings('score')]
-  variables = []
-  for training in trainings:
-    state = init_state(training, experiment.blank_example)
-    variables.append({'params': state.params, **state.mutables})
+
+  def init(stage: str) -> list:
+    states = [
+      init_state(training, experiment.blank_example)
+      for training in experiment.trainings(stage)
+    ]
+    return [{'params': state.params, **state.mutables} for state in states]
+
   total = experiment.layout.total
   variables = {
-    'unimodal': dict(zip(experiment.names, variables[:-1], strict=True)),
-    'score': variables[-1],
+    'unimodal': dict(zip(experiment.names, init('unimodal'), strict=True)),
+    'score': init('score')[0],
     'latents': {'mean': jnp.zeros(total), 'std': jnp.ones(total)},
   }
+  if experiment.energy:
+    variables['energy'] = init('energy')[0]
   size = experiment.config['evaluate']['chunk_size']
   return Generator(experiment.model, variables, mesh=experiment.mesh, chunk_size=size)
 
 
-def _run_sampler(generator: Generator, name: str) -> dict:
+def _run_setup(generator: Generator, name: str) -> dict:
   """Samples one chunk twice; the first call compiles."""
   num, size = generator.model.layout.num_modalities, generator.chunk_size
   z = np.zeros((size, generator.model.layout.total), np.float32)
@@ -140,11 +159,11 @@ def _run_sampler(generator: Generator, name: str) -> dict:
   for seed in range(3):
     start = time.perf_counter()
     generator.sample_latents(
-      z, np.zeros((size, num), bool), key=jax.random.key(seed), sampler=name
+      z, np.zeros((size, num), bool), key=jax.random.key(seed), setup=name
     )
     seconds.append(time.perf_counter() - start)
   return {
-    'nfe': generator.model.samplers[name].num_evaluations,
+    'nfe': generator.model.num_evaluations(name),
     'tuples_per_second': size / min(seconds[1:]),
     'compile_seconds': seconds[0] - min(seconds[1:]),
     'chunk_size': size,
@@ -156,13 +175,14 @@ def _changed(experiment: Experiment, **sections) -> Experiment:
 
 
 def sample(experiment: Experiment) -> Iterator[dict]:
-  spec, compared = (experiment.config[k] for k in ('sampler', 'compare_samplers'))
+  spec, compared = (experiment.config[k] for k in ('sampler', 'compare'))
   steps = sorted({spec['num_steps'], 5, 10, 50})
-  specs = {str(n): {**spec, 'num_steps': n} for n in steps} | compared
-  experiment = _changed(experiment, compare_samplers=specs)
+  specs = {str(n): {'sampler': {**spec, 'num_steps': n}} for n in steps} | compared
+  experiment = _changed(experiment, compare=specs)
   generator = _random_generator(experiment)
   for name in specs:
-    yield {'sampler': specs[name]['name'], **_run_sampler(generator, name)}
+    described = describe_setup(experiment.setups[name])
+    yield {**described, **_run_setup(generator, name)}
   z = np.zeros((generator.chunk_size, experiment.layout.total), np.float32)
   generator.decode(z)
   start = time.perf_counter()
@@ -181,8 +201,16 @@ def modalities(experiment: Experiment) -> Iterator[dict]:
       'modalities': num,
       'latent_dims': other.layout.total,
       'train': _run_training(other, training, _random_latents(other)),
-      'sample': _run_sampler(_random_generator(other), 'default'),
+      'sample': _run_setup(_random_generator(other), 'default'),
     }
+
+
+def networks(experiment: Experiment) -> Iterator[dict]:
+  try:
+    numbers = [int(n) for n in _NUM_MODALITIES.value]
+  except ValueError as e:
+    raise UserError(f'--num_modalities: {e}.') from e
+  return scaling(experiment, _NETWORKS.value, numbers)
 
 
 MEASUREMENTS = {
@@ -190,6 +218,7 @@ MEASUREMENTS = {
   'train': train_stages,
   'sample': sample,
   'modalities': modalities,
+  'scaling': networks,
 }
 
 
@@ -214,6 +243,7 @@ def main(argv: list[str]) -> int:
     for name in names:
       experiment = Experiment(config, flags.FLAGS.workdir)
       rows = MEASUREMENTS[name](experiment)
+      done = []
       while True:
         gflops = matmul_gflops()
         row = next(rows, None)
@@ -222,7 +252,11 @@ def main(argv: list[str]) -> int:
         row = {'what': name, **row, 'matmul_gflops': gflops}
         row['peak_memory_mb'] = peak_memory_mb()
         row['device'] = jax.devices()[0].device_kind
-        print(json.dumps(_rounded(row)), flush=True)
+        done.append(_rounded(row))
+        if _FORMAT.value == 'json':
+          print(json.dumps(done[-1]), flush=True)
+      if _FORMAT.value == 'table':
+        print(table(done), flush=True)
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 2

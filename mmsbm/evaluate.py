@@ -25,7 +25,7 @@ from mmsbm.evaluators import (
   images,
   precision_recall,
 )
-from mmsbm.experiment import Experiment, describe_sampler
+from mmsbm.experiment import Experiment, describe_setup
 from mmsbm.generate import Generator
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
@@ -40,7 +40,7 @@ Row = dict[str, Any]
 MIN_QUALITY_EXAMPLES = 8
 
 # Goes up when a measurement changes: what older code has measured is measured again.
-VERSION = 3
+VERSION = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Unit:
 
   Attributes:
     measure: makes its rows.
-    sampler: name of the sampler that it uses; None for none.
+    setup: name of the setup that it draws with; None for none.
     options: of config.evaluate.likelihood, those that it uses.
   """
 
   measure: Callable[[], list[Row]]
-  sampler: str | None = None
+  setup: str | None = None
   options: tuple[str, ...] = ()
 
 
@@ -113,9 +113,12 @@ class Protocol:
       'preset': config['preset'],
     }
 
-  def sampler_fields(self, sampler: str) -> Row:
-    made = self.experiment.samplers[sampler]
-    return {'sampler': describe_sampler(made), 'nfe': made.num_evaluations}
+  def setup_fields(self, setup: str) -> Row:
+    return {
+      'setup': setup,
+      **describe_setup(self.experiment.setups[setup]),
+      'nfe': self.generator.model.num_evaluations(setup),
+    }
 
   # --- what is measured -----------------------------------------------------
 
@@ -143,15 +146,15 @@ class Protocol:
       if modality.kind_name == 'image'
     }
 
-  def generate(self, given: np.ndarray, sampler: str) -> tuple[np.ndarray, ...]:
+  def generate(self, given: np.ndarray, setup: str) -> tuple[np.ndarray, ...]:
     """One generated tuple per test tuple, given the modalities `given` [M].
 
-    The same subset gets the same noise from every sampler.
+    The same subset gets the same noise in every setup.
     """
     observed = np.broadcast_to(given, (len(self.rows), len(given)))
     name = 'given ' + ','.join(np.array(self.names)[given])
     z = self.generator.sample_latents(
-      self.latents, observed, key=fold_in_name(self.key, name), sampler=sampler
+      self.latents, observed, key=fold_in_name(self.key, name), setup=setup
     )
     return self.generator.decode(z)
 
@@ -204,15 +207,15 @@ class Protocol:
       drawn = np.append(drawn, False)
     return chosen, drawn
 
-  def given(self, num_given: int, sampler: str) -> list[Row]:
+  def given(self, num_given: int, setup: str) -> list[Row]:
     """Coherence, Fréchet distance, precision and recall, given so many modalities."""
-    fields = self.sampler_fields(sampler)
+    fields = self.setup_fields(setup)
     rows, correct, counted = [], [], []
     quality: dict[str, list[Row]] = {}
     subsets, drawn = self.subsets(num_given)
-    with Progress(f'evaluate given {num_given} [{sampler}]', len(subsets)) as progress:
+    with Progress(f'evaluate given {num_given} [{setup}]', len(subsets)) as progress:
       for s, given in enumerate(subsets):
-        x = self.generate(given, sampler)
+        x = self.generate(given, setup)
         classes, features = self.generator.judge(x)
         names = [name for name, g in zip(self.names, given, strict=True) if g]
         common = {'given': names, 'num_given': num_given, **fields}
@@ -266,10 +269,10 @@ class Protocol:
           out.append(row | {'given': 'incremental'})
     return out
 
-  def unconditional(self, sampler: str) -> list[Row]:
+  def unconditional(self, setup: str) -> list[Row]:
     """Joint coherence and quality of samples given nothing."""
-    fields = {'given': [], 'num_given': 0, **self.sampler_fields(sampler)}
-    x = self.generate(np.zeros(len(self.names), bool), sampler)
+    fields = {'given': [], 'num_given': 0, **self.setup_fields(setup)}
+    x = self.generate(np.zeros(len(self.names), bool), setup)
     classes, features = self.generator.judge(x)
     rows = []
     if self.judged.sum() > 1:
@@ -347,33 +350,35 @@ class Protocol:
     if self.judged.any() and self.label is not None:
       out['classifier'] = Unit(self.classifier)
       out['reconstruction'] = Unit(self.reconstruction)
-    for sampler in self.experiment.samplers:
-      suffix = '' if sampler == 'default' else f'_{sampler}'
-      # Other samplers are compared on the extremes only.
-      least = 1 if sampler == 'default' else max(1, num - 1)
+    compare_all = self.experiment.config['evaluate']['compare_all_given']
+    for setup in self.experiment.setups:
+      suffix = '' if setup == 'default' else f'_{setup}'
+      # Other setups are compared on the extremes only, unless all is asked for.
+      least = 1 if setup == 'default' or compare_all else max(1, num - 1)
       out[f'unconditional{suffix}'] = Unit(
-        functools.partial(self.unconditional, sampler), sampler
+        functools.partial(self.unconditional, setup), setup
       )
       for k in range(num - 1, least - 1, -1):
-        out[f'given_{k}{suffix}'] = Unit(
-          functools.partial(self.given, k, sampler), sampler
-        )
+        out[f'given_{k}{suffix}'] = Unit(functools.partial(self.given, k, setup), setup)
     for name, (measure, options) in likelihood_measurements(self).items():
       out[name] = Unit(measure, options=options)
     return out
 
 
 def _fingerprint(experiment: Experiment, steps: dict[str, int], unit: Unit) -> str:
-  """Identifies what a unit depends on: checkpoints, settings, sampler, data."""
+  """Identifies what a unit depends on: checkpoints, settings, setup, data."""
   config = experiment.config
-  keys = ('conditioning', 'evaluate', 'method', 'seed')
+  keys = ('evaluate', 'method', 'seed')
+  guidance = unit.setup and experiment.setups[unit.setup].guidance
+  if not any(each.needs == 'energy' for each in guidance or ()):
+    steps = {name: step for name, step in steps.items() if name != 'energy'}
   # Options that most units do not use change nothing for those.
   common = dict(config['evaluate'])
   options = common.pop('likelihood')
   parts = [
     VERSION,
     {k: config[k] for k in keys} | {'evaluate': common},
-    unit.sampler and experiment.sampler_spec(unit.sampler),
+    unit.setup and experiment.setup_spec(unit.setup),
     steps,
     experiment.dataset.content_hash,
   ]

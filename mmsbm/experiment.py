@@ -24,6 +24,7 @@ from mmsbm.diffusion.losses import TIME_SAMPLING
 from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
 from mmsbm.diffusion.sde import SDES
 from mmsbm.evaluators.probability_flow import ProbabilityFlow
+from mmsbm.guidance import GUIDANCE, Guidance
 from mmsbm.infra import sharding
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import atomic_path
@@ -33,10 +34,13 @@ from mmsbm.latents import LatentLayout
 from mmsbm.learners.autoencoder import AUTOENCODERS
 from mmsbm.learners.base import Training
 from mmsbm.learners.classifier import Classifier
+from mmsbm.learners.energy import LatentEnergy
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality, make_modality
+from mmsbm.models.base import Setup
 from mmsbm.models.score_based import ScoreBasedModel, encode_means
 from mmsbm.nn.classifiers import CLASSIFIERS
+from mmsbm.nn.energy_nets import ENERGY_NETS
 from mmsbm.nn.score_nets import SCORE_NETS
 from mmsbm.samplers import CONDITIONING, SAMPLERS
 
@@ -54,8 +58,8 @@ TRAINING_SECTIONS = (
   'classifier',
   'unimodal',
   'score',
+  'energy',
 )
-
 
 # Stages that a run can take over from another one, and what they depend on.
 PRETRAINED_STAGES = ('classifier', 'unimodal')
@@ -109,6 +113,10 @@ def training_differences(
   sections: Sequence[str] = TRAINING_SECTIONS,
 ) -> list[str]:
   """'key: old -> new' for each value on which what was trained depends."""
+  if 'energy' not in old:
+    # A stage that is added changes nothing of what was trained before it.
+    stages = [stage for stage in new['stages'] if stage != 'energy']
+    new = {k: v for k, v in new.items() if k != 'energy'} | {'stages': stages}
   # Where files lie and how they are read does not matter: what they hold is
   # compared by its content hash.
   skip = tuple(
@@ -320,6 +328,26 @@ class Experiment:
     )
 
   @functools.cached_property
+  def energy(self) -> LatentEnergy | None:
+    """Energies of pairs of latents; None in a run without that stage."""
+    if 'energy' not in self.config['stages']:
+      return None
+    spec = self.config.get('energy')
+    if spec is None:
+      raise UserError("the stage 'energy' needs a section config.energy.")
+    energy = LatentEnergy(
+      network=build(ENERGY_NETS, spec['network'], dims=self.layout.dims),
+      layout=self.layout,
+      sde=self.score.sde,
+      times=build(TIME_SAMPLING, spec['times']),
+      clean_probability=spec['clean_probability'],
+      group_size=spec['group_size'],
+      false_negative_rate=spec['false_negative_rate'],
+    )
+    energy.num_groups(spec['batch_size'])  # refuses a size that cannot be cut
+    return energy
+
+  @functools.cached_property
   def classifiers(self) -> tuple[Classifier, ...]:
     """One per name in `judge`; none when the data have no labels."""
     judges = dict.fromkeys(m.judge for m in self.modalities if m.judge)
@@ -357,11 +385,13 @@ class Experiment:
       return tuple(t for t in trainings if only in ('', t.learner.modality.name))
     if stage == 'score':
       return (self._training(self.score, 'score'),)
+    if stage == 'energy':
+      return (self._training(self.energy, 'energy'),)
     raise UserError(f'unknown stage {stage!r} in config.stages.')
 
   def source(self, stage: str) -> train.Source:
     """What a stage is trained on; order and residence of the examples."""
-    if stage == 'score':
+    if stage in ('score', 'energy'):
       arrays = self._latent_arrays()
     else:
       arrays = self.batch_arrays('train')
@@ -502,24 +532,47 @@ class Experiment:
 
   # --- the trained model ----------------------------------------------------
 
-  def sampler_spec(self, name: str) -> Mapping[str, Any]:
-    """What the config says of the sampler `name`."""
-    others = self.config['compare_samplers']
-    return self.config['sampler'] if name == 'default' else others[name]
+  def setup_spec(self, name: str) -> dict[str, Any]:
+    """What the config says of the setup `name`: sampler, conditioning, guidance."""
+    own = {key: self.config[key] for key in ('sampler', 'conditioning', 'guidance')}
+    if name == 'default':
+      return own
+    changed = self.config['compare'][name]
+    for key in changed:
+      if key not in own:
+        raise UserError(
+          f'config.compare.{name} has no field {key!r}; it has {sorted(own)}.'
+          + nearest(key, own)
+        )
+    return own | changed
+
+  def _guidance(self, spec: Mapping[str, Any]) -> tuple[Guidance, ...]:
+    """One of a `name`, several of a name each, or none."""
+    specs = (spec,) if 'name' in spec else spec.values()
+    return tuple(build(GUIDANCE, each) for each in specs)
 
   @functools.cached_property
-  def samplers(self) -> dict[str, Any]:
-    """'default' and those of config.compare_samplers."""
-    names = ('default', *self.config['compare_samplers'])
-    return {name: build(SAMPLERS, self.sampler_spec(name)) for name in names}
+  def setups(self) -> dict[str, Setup]:
+    """'default' and those of config.compare."""
+    if 'default' in self.config['compare']:
+      raise UserError("config.compare: 'default' is the setup of the run itself.")
+    specs = {n: self.setup_spec(n) for n in ('default', *self.config['compare'])}
+    return {
+      name: Setup(
+        sampler=build(SAMPLERS, spec['sampler']),
+        conditioning=build(CONDITIONING, spec['conditioning']),
+        guidance=self._guidance(spec['guidance']),
+      )
+      for name, spec in specs.items()
+    }
 
   @functools.cached_property
   def model(self) -> ScoreBasedModel:
     return ScoreBasedModel(
       autoencoders=self.autoencoders,
       score=self.score,
-      samplers=self.samplers,
-      conditioning=build(CONDITIONING, self.config['conditioning']),
+      setups=self.setups,
+      energy=self.energy,
     )
 
   def probability_flow(self) -> ProbabilityFlow:
@@ -543,7 +596,13 @@ class Experiment:
     stats = {k: jnp.asarray(stored[k]) for k in ('mean', 'std')}
     steps = {f'unimodal/{name}': step for name, step in steps.items()}
     variables = {'unimodal': unimodal, 'score': score, 'latents': stats}
-    return variables, steps | {'score': score_step}
+    steps['score'] = score_step
+    if self.energy:
+      (training,) = self.trainings('energy')
+      variables['energy'], steps['energy'] = train.load_variables(
+        self.workdir, training, self.blank_example, self.mesh
+      )
+    return variables, steps
 
   def restore_classifiers(self) -> tuple[dict[str, PyTree], dict[str, int]]:
     """Variables of the judges by name, and their steps."""
@@ -563,19 +622,14 @@ class Experiment:
     if self.pretrained:
       self.check_pretrained()
     model = self.model
-    multi_time = self.config['conditioning']['name'] == 'time_zero'
-    probability = self.config['score']['condition_probability']
     one_time = self.config['score']['network']['name'] == 'unet'
-    if multi_time and not probability > 0:
-      raise UserError(
-        "conditioning 'time_zero' needs a network that has seen observed modalities: "
-        'config.score.condition_probability must be positive.'
-      )
-    if one_time and (multi_time or probability > 0):
+    if one_time and self.config['score']['condition_probability'] > 0:
       raise UserError(
         "the score network 'unet' knows one time for all modalities: set "
         "config.score.condition_probability=0 and another conditioning, e.g. 'noised'."
       )
+    for name in self.setups:
+      self._check_setup(name)
     for key in ('condition_probability', 'drop_probability', 'paired_fraction'):
       if not 0 <= self.config['score'][key] <= 1:
         raise UserError(f'config.score.{key} must lie between 0 and 1.')
@@ -603,18 +657,47 @@ class Experiment:
         parameter_count(training, self.blank_example)
     # One evaluation of everything that sampling runs, without computing it.
     z = jax.ShapeDtypeStruct((2, model.layout.total), jnp.float32)
-    variables = jax.eval_shape(lambda: self.score.init(self._key, self.blank_example))
+    learners = {'score': self.score} | ({'energy': self.energy} if self.energy else {})
+    variables = jax.eval_shape(
+      lambda: {k: v.init(self._key, self.blank_example) for k, v in learners.items()}
+    )
     observed = jax.ShapeDtypeStruct((2, len(self.modalities)), bool)
-    for name in self.samplers:
+    for name in self.setups:
       jax.eval_shape(
         lambda variables, keys, z, observed, name=name: model.sample_latents(
-          {'score': variables}, keys, z, observed, name
+          variables, keys, z, observed, name
         ),
         variables,
         jax.eval_shape(lambda: jax.random.split(self._key, 2)),
         z,
         observed,
       )
+
+  def _check_setup(self, name: str) -> None:
+    """Whether the networks are trained for what a setup asks of them."""
+    setup, score = self.setups[name], self.config['score']
+    where = '' if name == 'default' else f' (config.compare.{name})'
+    if self.setup_spec(name)['conditioning']['name'] == 'time_zero' and not (
+      score['condition_probability'] > 0
+    ):
+      raise UserError(
+        f"conditioning 'time_zero'{where} needs a network that has seen observed "
+        'modalities: config.score.condition_probability must be positive.'
+      )
+    for each in setup.guidance:
+      # Only rows that would show something drop it.
+      seen = score['condition_probability'] > 0 and score['drop_probability'] > 0
+      if each.needs == 'dropped' and not seen:
+        raise UserError(
+          f"guidance 'classifier_free'{where} needs a network that has seen modalities "
+          'left out: config.score.drop_probability and condition_probability must be '
+          'positive.'
+        )
+      if each.needs == 'energy' and self.energy is None:
+        raise UserError(
+          f"guidance 'energy'{where} needs a trained energy: config.stages must have "
+          "'energy', see `energy` in configs/common.py."
+        )
 
 
 def parameter_count(training: Training, example: Mapping[str, Any]) -> int:
@@ -623,12 +706,21 @@ def parameter_count(training: Training, example: Mapping[str, Any]) -> int:
   return int(parameter_overview.count_parameters(shapes['params']))
 
 
-def describe_sampler(sampler: Any) -> str:
+def describe_setup(setup: Setup) -> dict[str, str]:
+  """What results.jsonl says of a setup; guidance is '' for none."""
+  return {
+    'sampler': _describe(setup.sampler, SAMPLERS),
+    'conditioning': _describe(setup.conditioning, CONDITIONING),
+    'guidance': ' + '.join(_describe(each, GUIDANCE) for each in setup.guidance),
+  }
+
+
+def _describe(component: Any, table: Mapping[str, type]) -> str:
   """'name(only the arguments that differ from their defaults)'."""
-  names = {cls: name for name, cls in SAMPLERS.items()}
+  names = {cls: name for name, cls in table.items()}
   values = []
-  for field in dataclasses.fields(sampler):
-    value = getattr(sampler, field.name)
+  for field in dataclasses.fields(component):
+    value = getattr(component, field.name)
     if value != field.default:
       values.append(f'{field.name}={value}')
-  return f'{names[type(sampler)]}({", ".join(values)})'
+  return f'{names[type(component)]}({", ".join(values)})'

@@ -59,12 +59,12 @@ class Generator:
 
   @functools.cached_property
   def _sample(self):
-    def fn(variables, key, rows, z, observed, sampler):
+    def fn(variables, key, rows, z, observed, setup):
       return self.model.sample_latents(
-        variables, row_keys(key, rows), z, observed, sampler
+        variables, row_keys(key, rows), z, observed, setup
       )
 
-    return jax.jit(fn, static_argnames=('sampler',))
+    return jax.jit(fn, static_argnames=('setup',))
 
   def _judge_fn(self, variables, x):
     """Classes [B, M] (-1: not judged) and features, one [B, F] or [B, 0] each."""
@@ -113,7 +113,7 @@ class Generator:
     observed: np.ndarray,
     *,
     key: jax.Array,
-    sampler: str = 'default',
+    setup: str = 'default',
     rows: np.ndarray | None = None,
   ) -> np.ndarray:
     """Latents [N, D] given the observed ones.
@@ -122,23 +122,23 @@ class Generator:
       z: latents [N, D], arbitrary where not observed.
       observed: [N, M] bool.
       key: of the draw.
-      sampler: name in `model.samplers`.
+      setup: name in `model.setups`.
       rows: number of each row [N], which chooses its key; 0 .. N - 1 by default.
     """
     rows = np.arange(len(z)) if rows is None else np.asarray(rows)
     out = np.zeros((len(z), self.model.layout.total), np.float32)
     chunks = self._chunks(len(z))
-    if getattr(self.model.samplers[sampler], 'batch_norms', False):
-      # Rows of this sampler see each other: the last batch is short, not padded.
+    if self.model.setups[setup].couples_rows:
+      # The last batch is short, not padded with rows that the others would see.
       chunks = self._short_chunks(len(z))
     for indices, mask in chunks:
       part = self._put((rows[indices], z[indices], observed[indices]))
-      drawn = self._sample(self._variables, key, *part, sampler=sampler)
+      drawn = self._sample(self._variables, key, *part, setup=setup)
       out[indices[mask]] = np.asarray(drawn)[mask]
     if not np.isfinite(out).all():
       raise UserError(
-        f'sampler {sampler!r} gave latents that are not finite: use more steps, a '
-        'larger time_min, or train the score model longer.'
+        f'setup {setup!r} gave latents that are not finite: use more steps, a larger '
+        'time_min, less guidance, or train the score model longer.'
       )
     return out
 

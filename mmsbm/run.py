@@ -76,7 +76,7 @@ class Run:
     seed: int = 0,
     *,
     observed: np.ndarray | None = None,
-    sampler: str = 'default',
+    setup: str = 'default',
   ) -> dict[str, np.ndarray]:
     """Draws all modalities given any of them.
 
@@ -87,24 +87,24 @@ class Run:
       seed: of the draw. Sample i depends on (seed, i) and on what it was given.
       observed: [num, M] bool: which of the given modalities each row may see;
         all of them by default.
-      sampler: 'default' or a name in config.compare_samplers.
+      setup: 'default' or a name in config.compare.
 
     Returns:
       {name: [num, *shape]} raw examples of every modality; observed ones come
       back as they were given.
 
     Raises:
-      UserError: unknown modality or sampler, wrong shape, NaN.
+      UserError: unknown modality or setup, wrong shape, NaN.
 
     Example:
       >>> run = mmsbm.load('runs/digits')                      # doctest: +SKIP
       >>> run.sample(given={'m0': image}, num=16)['m1'].shape  # doctest: +SKIP
       (16, 16, 16, 3)
     """
-    if sampler not in self._experiment.samplers:
+    if setup not in self._experiment.setups:
       raise UserError(
-        f'there is no sampler {sampler!r}; they are {list(self._experiment.samplers)}.'
-        + nearest(sampler, self._experiment.samplers)
+        f'there is no setup {setup!r}; they are {list(self._experiment.setups)}.'
+        + nearest(setup, self._experiment.setups)
       )
     if num is not None and num < 1:
       raise UserError(f'num is {num}; it must be positive.')
@@ -128,7 +128,7 @@ class Run:
     x = self._fill(given, num)
     z = self._generator.encode(x)
     key = fold_in_name(jax.random.key(seed), 'sample')
-    z = self._generator.sample_latents(z, mask, key=key, sampler=sampler)
+    z = self._generator.sample_latents(z, mask, key=key, setup=setup)
     out = {}
     for i, (name, value) in enumerate(
       zip(self.modalities, self._generator.decode(z), strict=True)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from mmsbm.data.dataset import Split
-from mmsbm.experiment import UNREADABLE, Experiment, describe_sampler
+from mmsbm.experiment import UNREADABLE, Experiment, describe_setup
 from mmsbm.generate import Generator
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import atomic_path
@@ -77,13 +77,11 @@ def write_samples(
   label = np.full(len(rows), -1) if part.labels is None else part.labels[rows]
   key = fold_in_name(jax.random.key(config['seed']), 'pictures')
   z = generator.encode(x)
-  sampler = experiment.samplers['default']
   stamp = hashlib.sha1(
     json.dumps(
       [
         config,
-        describe_sampler(sampler),
-        experiment.config['conditioning'],
+        describe_setup(experiment.setups['default']),
         steps,
         experiment.dataset.content_hash,
       ],

@@ -34,11 +34,29 @@ def test_rows(tmp_path):
   assert [r['stage'] for r in rows if r['what'] == 'train'] == [
     'classifier', 'unimodal', 'score',
   ]  # fmt: skip
-  assert [r['nfe'] for r in rows if 'nfe' in r] == [4, 5, 10, 50]
+  evaluations = [r['nfe'] for r in rows if 'nfe' in r]
+  # The steps, and what guidance adds to them.
+  assert all(
+    n <= e <= 2 * n for n, e in zip((4, 5, 10, 50), evaluations[:4], strict=True)
+  )
   assert rows[0]['train_examples'] == 480
   for row in rows:
     assert min(v for v in row.values() if isinstance(v, int | float)) > 0, row
     assert row['matmul_gflops'] and row['peak_memory_mb'] > 50
+
+
+def test_table_of_scaling(tmp_path):
+  result = _benchmark(
+    tmp_path, '--config=configs/arrays.py:smoke', '--what=scaling', '--format=table',
+    '--networks=mlp', '--num_modalities=2,3',
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr
+  header, *rows = (line.split() for line in result.stdout.splitlines())
+  assert header[:3] == ['what', 'network', 'modalities']
+  assert [row[:3] for row in rows] == [['scaling', 'mlp', n] for n in ('2', '3', '3/2')]
+  memory = header.index('train_memory_mb') - len(header)
+  ratio = float(rows[2][memory]) / (float(rows[1][memory]) / float(rows[0][memory]))
+  assert abs(ratio - 1) < 0.02
 
 
 def test_mistakes(tmp_path):

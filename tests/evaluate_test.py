@@ -14,13 +14,16 @@ import pytest
 from mmsbm import evaluate
 from mmsbm.data.dataset import MultimodalDataset, Split
 from mmsbm.distributions import Normal
-from mmsbm.experiment import describe_sampler
+from mmsbm.experiment import Experiment, describe_setup
 from mmsbm.generate import Generator
+from mmsbm.guidance import Energy
 from mmsbm.infra import sharding
 from mmsbm.infra.errors import UserError
 from mmsbm.latents import LatentLayout
 from mmsbm.learners.classifier import Classifier
 from mmsbm.modalities import Image, Modality
+from mmsbm.models.base import Setup
+from mmsbm.samplers.conditioning import Clean, RePaint
 from mmsbm.samplers.dpm_solver import DPMSolver
 
 CLASSES, NAMES, SHAPE = 10, ('a', 'b', 'c'), (2, 2, 1)
@@ -61,7 +64,12 @@ class Fake:
   kind: str
   modalities = MODALITIES
   layout = LatentLayout((1, 1, 1))
-  samplers = types.MappingProxyType({'default': None, 'with_7_steps': None})
+  setups = types.MappingProxyType(
+    {name: Setup(DPMSolver(), Clean()) for name in ('default', 'with_7_steps')}
+  )
+
+  def num_evaluations(self, setup):
+    return {'default': 5, 'with_7_steps': 7}[setup]
 
   def encode(self, variables, x):
     return jnp.stack([a[:, 0, 0, 0] for a in x], 1).astype(jnp.float32)
@@ -74,7 +82,7 @@ class Fake:
     pixels = pixels.at[:, :, 0, 1, 0].set(spread[:, None])
     return tuple(pixels[:, m] for m in range(3))
 
-  def sample_latents(self, variables, keys, z, observed, sampler):
+  def sample_latents(self, variables, keys, z, observed, setup):
     def one(key):
       return jax.random.randint(key, (3,), 0, CLASSES)
 
@@ -107,14 +115,21 @@ class FakeExperiment:
       'seed': 3,
       'method': 'fake',
       'preset': 'none',
-      'conditioning': {'name': 'none'},
+      'conditioning': {'name': 'time_zero'},
       'sampler': {'name': 'dpm_solver', 'num_steps': 5},
-      'compare_samplers': {'with_7_steps': {'name': 'dpm_solver', 'num_steps': 7}},
+      'guidance': {},
+      'compare': {
+        'with_7_steps': {
+          'sampler': {'name': 'dpm_solver', 'num_steps': 7},
+          'guidance': {'name': 'classifier_free', 'scale': 0.5},
+        }
+      },
       'evaluate': {
         'split': 'test',
         'num_examples': 10_000,
         'max_subsets': 10,
         'chunk_size': 100,
+        'compare_all_given': False,
         'precision_recall': False,
         'inception_weights': '',
         'likelihood': {'num_examples': 0},
@@ -126,16 +141,9 @@ class FakeExperiment:
   def split(self, section):
     return self.dataset.splits[self.config[section]['split']]
 
-  def sampler_spec(self, name):
-    others = self.config['compare_samplers']
-    return self.config['sampler'] if name == 'default' else others[name]
-
-  @property
-  def samplers(self):
-    return {
-      name: DPMSolver(num_steps=self.sampler_spec(name)['num_steps'])
-      for name in ('default', *self.config['compare_samplers'])
-    }
+  setup_spec = Experiment.setup_spec
+  setups = Experiment.setups
+  _guidance = Experiment._guidance
 
 
 def make_generator(kind, chunk_size=100):
@@ -224,12 +232,20 @@ def test_every_row_says_what_it_is(rows):
     assert r['n'] == 997 and r['split'] == 'test' and r['step'] == 20
     assert r['seed'] == 3 and r['evaluation_seed'] == 4 and r['model'] == 'fake'
     if r['metric'] in ('coherence', 'joint_coherence', 'frechet'):
-      assert (r['sampler'], r['nfe']) in {
-        ('dpm_solver(num_steps=5)', 5), ('dpm_solver(num_steps=7)', 7),
+      keys = ('setup', 'sampler', 'conditioning', 'guidance', 'nfe')
+      assert tuple(r[key] for key in keys) in {
+        ('default', 'dpm_solver(num_steps=5)', 'time_zero()', '', 5),
+        ('with_7_steps', 'dpm_solver(num_steps=7)', 'time_zero()',
+         'classifier_free(scale=0.5)', 7),
       }  # fmt: skip
     if r['metric'] == 'frechet':
       assert r['features'] == 'classifier'
-  assert describe_sampler(DPMSolver()) == 'dpm_solver()'
+  both = (Energy(scale=1.0, noise_max=3.0), Energy(scale=2.0, pairs='observed'))
+  assert describe_setup(Setup(DPMSolver(), RePaint(num_resamples=3), both)) == {
+    'sampler': 'dpm_solver()',
+    'conditioning': 'repaint(num_resamples=3)',
+    'guidance': 'energy(scale=1.0, noise_max=3.0) + energy(scale=2.0, pairs=observed)',
+  }
   for metric in ('coherence', 'reconstruction', 'frechet', 'classifier_accuracy'):
     assert values(got, metric, target='mean')
 
@@ -296,16 +312,30 @@ def test_what_is_measured_is_not_measured_again(tmp_path, counted):
   first = again()
   assert set(counted) == PLAIN | DEFAULT | OTHER
   assert again() == first and not counted
-  # Another sampler is measured; what it does not concern stays.
-  again(lambda c: c['compare_samplers']['with_7_steps'].update(num_steps=9))
-  assert set(counted) == OTHER
+  # Another setup is measured; what it does not concern stays.
+  for key in ('sampler', 'guidance'):
+    other = {'sampler': {'num_steps': 9}, 'guidance': {'scale': 2.0}}[key]
+    again(lambda c, k=key, o=other: c['compare']['with_7_steps'][k].update(o))
+    assert set(counted) == OTHER
   again(lambda c: c['sampler'].update(num_steps=4))
+  assert set(counted) == DEFAULT
+  again(lambda c: c.update(guidance={'name': 'classifier_free', 'scale': 0.5}))
+  assert set(counted) == DEFAULT
+  # Both setups have the conditioning of the run; neither has energies.
+  again(lambda c: c.update(conditioning={'name': 'clean'}))
+  assert set(counted) == DEFAULT | OTHER
+  again(energy=40)
+  assert not counted
+  again(lambda c: c.update(guidance={'name': 'energy', 'scale': 1.0}))
+  again(lambda c: c.update(guidance={'name': 'energy', 'scale': 1.0}), energy=40)
   assert set(counted) == DEFAULT
   # Everything depends on the checkpoints and on the settings.
   again(score=40)
   assert set(counted) == PLAIN | DEFAULT | OTHER
   again(lambda c: c['evaluate'].update(seed=9))
   assert set(counted) == PLAIN | DEFAULT | OTHER
+  again(lambda c: c['evaluate'].update(compare_all_given=True))
+  assert set(counted) - PLAIN == DEFAULT | OTHER | {'given_1_with_7_steps'}
 
 
 def test_a_torn_measurement_is_made_again(tmp_path, counted):
@@ -327,3 +357,32 @@ def test_the_file_holds_what_is_returned(tmp_path):
   rows = measure(tmp_path, 'perfect', num=60, num_present=60)
   lines = pathlib.Path(tmp_path, 'results.jsonl').read_text().splitlines()
   assert [json.loads(line) for line in lines] == rows
+
+
+def test_setups_are_those_of_the_run_but_for_what_is_said(tmp_path):
+  experiment = FakeExperiment(tmp_path)
+  guided = {
+    'strong': {'name': 'classifier_free', 'scale': 3.0},
+    'pairs': {'name': 'energy', 'scale': 1.0},
+  }
+  experiment.config |= {
+    'guidance': {'name': 'classifier_free', 'scale': 0.5},
+    'compare': {'bare': {'guidance': {}}, 'clean': {'conditioning': {'name': 'clean'}},
+                'two': {'guidance': guided}},
+  }  # fmt: skip
+  made = {name: describe_setup(setup) for name, setup in experiment.setups.items()}
+  default = made['default']
+  assert default['guidance'] == 'classifier_free(scale=0.5)'
+  assert made['bare'] == default | {'guidance': ''}
+  assert made['clean'] == default | {'conditioning': 'clean()'}
+  two = 'classifier_free(scale=3.0) + energy(scale=1.0)'
+  assert made['two'] == default | {'guidance': two}
+  for compare, message in (
+    ({'x': {'samplr': {}}}, "no field 'samplr'.* Did you mean 'sampler'"),
+    ({'default': {}}, "'default' is the setup of the run itself"),
+    ({'x': {'guidance': {'name': 'energy'}}}, "'energy' needs the argument 'scale'"),
+  ):
+    other = FakeExperiment(tmp_path)
+    other.config['compare'] = compare
+    with pytest.raises(UserError, match=message):
+      other.setups  # noqa: B018

@@ -45,7 +45,7 @@ def get_config(arg=None):
   c['evaluate'].update(num_examples=30, max_subsets=2, chunk_size=30)
   c['evaluate']['precision_recall'] = False
   c['sampler'] = dict(name='dpm_solver', num_steps=2)
-  c['compare_samplers'] = {}
+  c['compare'] = {}
   c['sample'].update(num_examples=2, num_samples=1)
   return ml_collections.ConfigDict(c)
 '''

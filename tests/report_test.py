@@ -18,7 +18,8 @@ def _row(metric, value, target, given, num_given, **fields):
   return {
     'metric': metric, 'value': value, 'stderr': 0.002, 'target': target,
     'given': given, 'num_given': num_given, 'n': 1234, 'split': 'test', 'seed': 3,
-    'sampler': 'heun', 'nfe': 17, 'step': 40000, 'model': 'sbm', **fields,
+    'setup': 'default', 'sampler': 'heun', 'nfe': 17, 'step': 40000, 'model': 'sbm',
+    **fields,
   }  # fmt: skip
 
 
@@ -31,8 +32,12 @@ def _rows():
     _row('coherence', None, 'm2', ['m0'], 1),
     _row('joint_coherence', 0.6875, 'mean', [], 0),
     _row('joint_coherence', 0.9125, 'mean', [], 0, at_least=2),
-    _row('reconstruction', 0.9871, 'mean', 'self', 1, sampler=None, nfe=None),
-    _row('classifier_accuracy', 0.9913, 'mean', [], 0, sampler=None, nfe=None),
+    _row(
+      'reconstruction', 0.9871, 'mean', 'self', 1, setup=None, sampler=None, nfe=None
+    ),
+    _row(
+      'classifier_accuracy', 0.9913, 'mean', [], 0, setup=None, sampler=None, nfe=None
+    ),
     _row('frechet', 7.25, 'm0', [], 0, features='classifier', stderr=None),
     _row('frechet', 9.25, 'm1', [], 0, features='classifier', stderr=None),
     _row('frechet', 3.5, 'm0', 'mean', 2, features='classifier', stderr=None),
@@ -43,7 +48,9 @@ def _rows():
     _row('coherence', 0.7 + 0.05 * i, target, [source], 1)
     for i, (source, target) in enumerate([('m0', 'm1'), ('m1', 'm0'), ('m1', 'm2')])
   ]
-  rows += [_row('coherence', 0.5625, 'mean', 'mean', 1, sampler='dpm', nfe=5)]
+  rows += [
+    _row('coherence', 0.5625, 'mean', 'mean', 1, setup='dpm', sampler='dpm', nfe=5)
+  ]
   return rows
 
 
@@ -350,15 +357,15 @@ def test_measured_mean_wins_over_the_average_of_subsets():
   assert numbers.curve(rows, 'm0')[1]['value'] == 0.25
 
 
-def test_main_setting_prefers_test_then_own_sampler_then_step():
+def test_main_setting_prefers_test_then_own_setup_then_step():
   rows = [
-    _row('coherence', 0.1, 'mean', 'mean', 1, sampler='dpm', step=9),
+    _row('coherence', 0.1, 'mean', 'mean', 1, setup='more_guidance', step=9),
     _row('coherence', 0.2, 'mean', 'mean', 1, step=5),
     _row('coherence', 0.3, 'mean', 'mean', 1, step=7),
     _row('coherence', 0.4, 'mean', 'mean', 1, step=6),
     _row('coherence', 0.5, 'mean', 'mean', 1, step=8, split='val'),
   ]
-  results = numbers.Results(rows, MODALITIES, 'heun')
+  results = numbers.Results(rows, MODALITIES)
   assert [row['value'] for row in results.of('coherence')] == [0.3]
   assert len(numbers.distinct_settings(rows)) == 5
 

@@ -124,7 +124,7 @@ def test_encode_and_decode_are_those_of_the_networks(run, images):
     (lambda x: dict(given={'m0': x, 'm1': x[:2]}), '2 examples given for 5 samples'),
     (lambda x: dict(num=0), 'num is 0'),
     (lambda x: dict(num=-3), 'num is -3'),
-    (lambda x: dict(sampler='pc20'), "Did you mean 'pc200'"),
+    (lambda x: dict(setup='pc20'), "Did you mean 'pc200'"),
     (
       lambda x: dict(num=2, observed=np.ones((3, 3), bool)),
       r'observed must be \(2, 3\)',

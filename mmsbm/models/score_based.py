@@ -7,14 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmsbm.latents import LatentLayout
+from mmsbm.guidance import Draw, guided_score, num_evaluations
+from mmsbm.latents import MISSING, NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.autoencoder import UnimodalAutoencoder
+from mmsbm.learners.energy import LatentEnergy
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality
-from mmsbm.samplers.noise import row_normal
+from mmsbm.models.base import Setup
+from mmsbm.samplers.noise import row_normal, substream
 
 # Streams of a row's key, apart from the steps of the samplers.
-_START, _STEPS = 0x57A27, 0x57E95
+_START, _STEPS, _GUIDANCE = 0x57A27, 0x57E95, 0x90D3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,19 +25,19 @@ class ScoreBasedModel:
   """Any modalities from any others (arXiv 2305.15708).
 
   The variables are {'unimodal': {modality: ...}, 'score': ...,
-  'latents': {'mean': [D], 'std': [D]}}.
+  'latents': {'mean': [D], 'std': [D]}}, and 'energy' where there is one.
 
   Attributes:
     autoencoders: one per modality.
     score: the score model of the standardised latents.
-    samplers: by name.
-    conditioning: how observed latents are shown.
+    setups: ways of drawing samples, by name.
+    energy: of pairs of latents, which setups with that guidance use.
   """
 
   autoencoders: tuple[UnimodalAutoencoder, ...]
   score: LatentScore
-  samplers: Mapping[str, Any]
-  conditioning: Any
+  setups: Mapping[str, Setup]
+  energy: LatentEnergy | None = None
 
   @property
   def modalities(self) -> tuple[Modality, ...]:
@@ -62,37 +65,68 @@ class ScoreBasedModel:
       out.append(modality.kind.to_data(modality.likelihood.mean(output)))
     return tuple(out)
 
-  def sample_latents(self, variables, keys, z, observed, sampler):
+  def num_evaluations(self, setup):
+    """See `MultimodalModel.num_evaluations`; a gradient counts as one."""
+    chosen, sde = self.setups[setup], self.score.sde
+    times = chosen.sampler.evaluation_times(sde, chosen.conditioning.resampling)
+    return num_evaluations(chosen.guidance, sde, times)
+
+  def sample_latents(self, variables, keys, z, observed, setup):
     """See `MultimodalModel.sample_latents`."""
-    sde = self.score.sde
+    chosen, sde = self.setups[setup], self.score.sde
+    conditioning = chosen.conditioning
     observed_dims = self.layout.expand(observed)
     start = sde.prior_std * row_normal(keys, _START, z.shape[1:])
 
-    def hold(hold_keys, current, t):
-      return self.conditioning.hold(
+    def hold(hold_keys, current, t, visit):
+      return conditioning.hold(
         hold_keys,
         current,
         t,
+        visit,
         sde=sde,
         z_observed=z,
         observed_dims=observed_dims,
       )
 
-    def score_fn(current, t):
-      net_t = self.conditioning.times(t, observed)
+    def score_of(current, net_t, role):
       # Parametrisations divide by sigma(t) where a latent is shown clean at time
       # 0, which has no score; the time of the free dimensions is the same there.
       return self.score.score(
-        variables['score'],
-        current,
-        self.layout.expand(net_t),
-        net_t,
-        self.conditioning.flags(observed),
+        variables['score'], current, self.layout.expand(net_t), net_t, role
       )
 
-    step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, _STEPS)
-    sampled = self.samplers[sampler](
-      step_keys, score_fn, start, sde=sde, hold=hold, free=~observed_dims
+    def score_fn(current, t):
+      shown = jnp.where(conditioning.flags(observed), OBSERVED, NOISY)
+      return score_of(current, conditioning.times(t, observed), shown)
+
+    def dropped_score(current, t, missing):
+      alone = jnp.where(missing, MISSING, NOISY)
+      return score_of(current, jnp.broadcast_to(t, observed.shape), alone)
+
+    def pair_energy(current, t):
+      times = jnp.broadcast_to(t, observed.shape)
+      if not conditioning.shows_noise:
+        # The energies have seen clean latents at time 0 only.
+        current = jnp.where(observed_dims, z, current)
+        times = jnp.where(observed, 0.0, times)
+      return self.energy.pair_energy(variables['energy'], current, times)
+
+    draw = Draw(
+      observed=observed,
+      observed_dims=observed_dims,
+      keys=substream(keys, _GUIDANCE),
+      expand=self.layout.expand,
+      dropped_score=dropped_score,
+      pair_energy=pair_energy,
+    )
+    sampled = chosen.sampler(
+      substream(keys, _STEPS),
+      guided_score(chosen.guidance, score_fn, draw, sde),
+      start,
+      sde=sde,
+      hold=hold,
+      resampling=conditioning.resampling,
     )
     return jnp.where(observed_dims, z, sampled)
 

@@ -9,7 +9,18 @@ from typing import Any
 Row = dict[str, Any]
 
 # Numbers that agree in these fields may stand in one curve.
-SETTING = ('model', 'checkpoint', 'sampler', 'nfe', 'split', 'seed', 'step')
+SETTING = (
+  'model',
+  'checkpoint',
+  'setup',
+  'sampler',
+  'conditioning',
+  'guidance',
+  'nfe',
+  'split',
+  'seed',
+  'step',
+)
 
 # Metrics of generated examples: they depend on the sampler.
 GENERATIVE = ('coherence', 'joint_coherence', 'frechet', 'precision', 'recall', 'f1')
@@ -104,12 +115,10 @@ class Results:
   Attributes:
     rows: as read; of rows that measure the same thing the last one counts.
     modalities: names in the order of the config.
-    sampler: the run's own sampler, preferred where several were compared.
   """
 
   rows: Sequence[Row]
   modalities: tuple[str, ...]
-  sampler: str | None = None
 
   def of(self, metric: str, **fields: Any) -> list[Row]:
     """Rows of one metric in its main setting; `fields` must agree too."""
@@ -121,7 +130,7 @@ class Results:
     return [row for row in rows if setting_of(row) == main]
 
   def main_setting(self, rows: Sequence[Row] | None = None) -> tuple | None:
-    """The setting to show: test split, own sampler, latest step, most rows."""
+    """The setting to show: test split, the run's own, latest step, most rows."""
     if rows is None:
       rows = [row for row in self.rows if row.get('metric') in GENERATIVE]
     # Where a metric was measured in few settings, the page's main one still wins
@@ -134,13 +143,10 @@ class Results:
 
     def rank(setting):
       row = candidates[setting]
-      is_own = self.sampler is not None and str(row.get('sampler') or '').startswith(
-        self.sampler
-      )
       step = row.get('step')
       return (
         {'test': 2, 'val': 1}.get(row.get('split'), 0),
-        is_own,
+        row.get('setup') == 'default',
         step if is_finite(step) else -1,
         counts[setting],
         last[setting],

@@ -75,7 +75,6 @@ def read_run(workdir: str | os.PathLike) -> RunFolder:
     results=numbers.Results(
       rows=[row for row in rows if isinstance(row.get('metric'), str)],
       modalities=_modality_names(config, rows),
-      sampler=_component_name(config.get('sampler')),
     ),
     samples=sorted((path / 'samples').glob('*.npz')),
   )
@@ -90,10 +89,6 @@ def _modality_names(config, rows) -> tuple[str, ...]:
     )
   targets = dict.fromkeys(str(row.get('target')) for row in rows)
   return tuple(name for name in targets if name not in ('mean', 'None'))
-
-
-def _component_name(spec) -> str | None:
-  return spec.get('name') if isinstance(spec, Mapping) else spec
 
 
 def _number_table(head: Sequence[str], body: Sequence[Sequence], note: str = '') -> str:
@@ -119,13 +114,14 @@ def _number_table(head: Sequence[str], body: Sequence[Sequence], note: str = '')
 
 
 def _setting(fields: numbers.Row) -> str:
-  """One line that says what was measured: split, sampler, checkpoint, seed."""
+  """One line that says what was measured: split, setup, checkpoint, seed."""
   fields = dict(zip(numbers.SETTING, numbers.setting_of(fields), strict=True))
   parts = []
   if fields['split'] is not None:
     parts.append(f'{fields["split"]} split')
-  if fields['sampler'] is not None:
-    parts.append(str(fields['sampler']))
+  parts += [
+    str(fields[x]) for x in ('sampler', 'conditioning', 'guidance') if fields[x]
+  ]
   if fields['nfe'] is not None:
     parts.append(f'{fields["nfe"]} network evaluations')
   if fields['step'] is not None:
@@ -455,7 +451,7 @@ def _samplers(run: RunFolder) -> str:
     for feature in features:
       rows = results.of('frechet', features=feature)
       cells.append(numbers.curve(rows, 'mean').get(0))
-    values = ['–' if fields[name] is None else str(fields[name]) for name in names]
+    values = [str(fields[name] or '–') for name in names]
     values[0] += ' *' if setting == main else ''
     body.append([*values, *cells])
   labels = {'nfe': 'network evaluations'}

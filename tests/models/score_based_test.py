@@ -1,6 +1,8 @@
 """Any modalities from any others, against conditional Gaussians."""
 
+import dataclasses
 import itertools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -13,13 +15,15 @@ from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
 from mmsbm.diffusion.sde import VE, VP
 from mmsbm.distributions import Normal
 from mmsbm.generate import Generator
+from mmsbm.guidance import ClassifierFree, Energy
 from mmsbm.infra import sharding
-from mmsbm.latents import LatentLayout
+from mmsbm.latents import MISSING, LatentLayout
 from mmsbm.learners.autoencoder import VAE
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality, Vector
+from mmsbm.models.base import Setup
 from mmsbm.models.score_based import ScoreBasedModel
-from mmsbm.samplers.conditioning import CONDITIONING
+from mmsbm.samplers.conditioning import CONDITIONING, Noised, TimeZero
 from mmsbm.samplers.dpm_solver import DPMSolver
 from mmsbm.samplers.heun import Heun
 
@@ -34,18 +38,58 @@ STD = np.sqrt(np.diag(COV)).astype(np.float32)
 SUBSETS = np.array(list(itertools.product([False, True], repeat=3)))
 
 
+CORRELATION = COV / np.outer(STD, STD)
+
+
+def noised_cov(sde, t):
+  """Covariance [B, D, D] of standardised latents at the times t [B, M]."""
+  t = LAYOUT.expand(t)
+  alpha, sigma = sde.alpha(t), sde.sigma(t)
+  cov = alpha[:, :, None] * jnp.asarray(CORRELATION, jnp.float32) * alpha[:, None, :]
+  return cov + jnp.square(sigma)[:, :, None] * jnp.eye(D)
+
+
 class ExactScore(nn.Module):
   """Score of the noised standardised latents, each modality at its own time."""
 
   sde: VP
+  count: Callable[[], None] | None = None
 
-  def __call__(self, z, t, observed, train):
-    t = LAYOUT.expand(t)
-    alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
-    correlation = jnp.asarray(COV / np.outer(STD, STD), jnp.float32)
-    cov = alpha[:, :, None] * correlation * alpha[:, None, :]
-    cov += jnp.square(sigma)[:, :, None] * jnp.eye(D)
+  def __call__(self, z, t, role, train):
+    if self.count:
+      jax.debug.callback(self.count)
+    known = ~LAYOUT.expand(role == MISSING)
+    cov = noised_cov(self.sde, t)
+    # What is missing is independent of all, and anything.
+    cov = jnp.where(known[:, :, None] & known[:, None], cov, jnp.eye(D))
+    z = jnp.where(known, z, 0.0)
     return -jnp.linalg.solve(cov, z[..., None])[..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExactEnergy:
+  """Optimal energies of the same latents."""
+
+  sde: VP
+  count: Callable[[], None] | None = None
+
+  def pair_energy(self, variables, z, t):
+    if self.count:
+      jax.debug.callback(self.count)
+    cov = noised_cov(self.sde, t)
+
+    def log_density(dims):
+      part, rows = cov[:, dims[:, None], dims], z[:, dims]
+      whitened = jnp.linalg.solve(part, rows[..., None])[..., 0]
+      return -0.5 * ((rows * whitened).sum(-1) + jnp.linalg.slogdet(part)[1])
+
+    dims = [np.flatnonzero(LAYOUT.modality_of_dim == m) for m in range(3)]
+    energy = jnp.zeros((len(z), 3, 3))
+    for i, j in itertools.combinations(range(3), 2):
+      both = log_density(np.concatenate([dims[i], dims[j]]))
+      ratio = both - log_density(dims[i]) - log_density(dims[j])
+      energy = energy.at[:, [i, j], [j, i]].set(-ratio[:, None])
+    return energy
 
 
 class Scale(nn.Module):
@@ -59,8 +103,8 @@ class Scale(nn.Module):
     return (out, jnp.zeros_like(out)) if self.encoder else out
 
 
-def make_model(sde, conditioning='time_zero', num_steps=40):
-  """Modality m is 2^m times its latent."""
+def make_model(sde, num_steps=40, count=None, **setups):
+  """Modality m is 2^m times its latent; setups may be added to two plain ones."""
   names = ('a', 'b', 'c')
   autoencoders = tuple(
     VAE(
@@ -79,7 +123,7 @@ def make_model(sde, conditioning='time_zero', num_steps=40):
     for i, (name, dim) in enumerate(zip(names, LAYOUT.dims, strict=True))
   )
   score = LatentScore(
-    network=ExactScore(sde),
+    network=ExactScore(sde, count),
     layout=LAYOUT,
     sde=sde,
     parametrization=PARAMETRIZATIONS['score'](),
@@ -90,15 +134,17 @@ def make_model(sde, conditioning='time_zero', num_steps=40):
   model = ScoreBasedModel(
     autoencoders=autoencoders,
     score=score,
-    samplers={
-      'default': DPMSolver(num_steps=num_steps),
-      'heun': Heun(num_steps=num_steps),
-    },
-    conditioning=CONDITIONING[conditioning](),
+    setups={
+      'default': Setup(DPMSolver(num_steps=num_steps), TimeZero()),
+      'heun': Setup(Heun(num_steps=num_steps), TimeZero()),
+    }
+    | setups,
+    energy=ExactEnergy(sde, count),
   )
   variables = {
     'unimodal': {name: {} for name in names},
     'score': {},
+    'energy': {},
     'latents': {'mean': jnp.asarray(MEAN), 'std': jnp.asarray(STD)},
   }
   return model, variables
@@ -117,8 +163,8 @@ def raw(latents):
 
 
 @pytest.mark.parametrize('sde', [VP(), VE()], ids=['vp', 've'])
-@pytest.mark.parametrize('sampler', ['default', 'heun'])
-def test_every_subset_gives_its_conditional_gaussian(sde, sampler):
+@pytest.mark.parametrize('setup', ['default', 'heun'])
+def test_every_subset_gives_its_conditional_gaussian(sde, setup):
   """All eight subsets in one batch, row after row, from raw data to raw data."""
   num = 1500
   made = generator(*make_model(sde))
@@ -128,7 +174,7 @@ def test_every_subset_gives_its_conditional_gaussian(sde, sampler):
   z = made.encode(x)
   np.testing.assert_allclose(z[0], (truth - MEAN) / STD, rtol=1e-4, atol=1e-5)
   drawn = made.decode(
-    made.sample_latents(z, observed, key=jax.random.key(1), sampler=sampler)
+    made.sample_latents(z, observed, key=jax.random.key(1), setup=setup)
   )
   for m, given in enumerate(x):
     np.testing.assert_allclose(
@@ -220,3 +266,90 @@ def test_the_program_is_compiled_once_for_all_chunks(small):
   for seed in range(3):
     draw(made, 23, seed=seed)
   assert len(traces) == 1
+
+
+# --- guidance -----------------------------------------------------------------
+
+GUIDED = {
+  'classifier_free': (ClassifierFree(scale=1.0, noise_min=0.2, noise_max=3.0),),
+  'energy': (Energy(scale=0.7, noise_max=2.0),),
+  'both': (ClassifierFree(scale=0.5), Energy(scale=0.5, pairs='observed')),
+}
+
+
+@pytest.fixture(scope='module')
+def guided():
+  """A model with guidance in every conditioning and two samplers, and its calls."""
+  calls = []
+  setups = {
+    f'{kind}_{rule}': Setup(sampler, CONDITIONING[rule](), guidance)
+    for kind, guidance in GUIDED.items()
+    for rule, sampler in (
+      ('time_zero', DPMSolver(num_steps=7)),
+      ('noised', Heun(num_steps=4)),
+    )
+  }
+  plain = {
+    'plain_time_zero': Setup(DPMSolver(num_steps=7), TimeZero()),
+    'plain_noised': Setup(Heun(num_steps=4), Noised()),
+  }
+  model = make_model(VE(), count=lambda: calls.append(1), **setups, **plain)
+  return generator(*model), calls
+
+
+@pytest.mark.parametrize('rule', ['time_zero', 'noised'])
+@pytest.mark.parametrize('kind', GUIDED)
+def test_guidance_in_a_model(guided, kind, rule):
+  """Evaluations are counted exactly; rows are on their own; the observed stay."""
+  made, calls = guided
+  z = np.random.default_rng(7).normal(size=(16, D)).astype(np.float32)
+  observed = np.tile(SUBSETS, (2, 1))
+  key, setup = jax.random.key(0), f'{kind}_{rule}'
+  jax.effects_barrier()
+  calls.clear()
+  whole = made.sample_latents(z, observed, key=key, setup=setup)
+  jax.effects_barrier()
+  # The check of shapes in an experiment calls nothing; one chunk, one trajectory.
+  assert len(calls) == made.model.num_evaluations(setup)
+  some = np.array([9, 3, 14, 0])
+  part = made.sample_latents(z[some], observed[some], key=key, rows=some, setup=setup)
+  np.testing.assert_allclose(part, whole[some], rtol=1e-3, atol=1e-4)
+  shown = np.asarray(LAYOUT.expand(observed))
+  np.testing.assert_array_equal(whole[shown], z[shown])
+  plain = made.sample_latents(z, observed, key=key, setup=f'plain_{rule}')
+  nothing = ~observed.any(1)
+  changed = (np.abs(whole - plain) > 1e-3).any(1)
+  guided_rows = ~observed.all(1) & (~nothing | (kind == 'energy'))
+  np.testing.assert_array_equal(changed, guided_rows)
+  if kind != 'energy':
+    np.testing.assert_allclose(whole[nothing], plain[nothing], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('rule', ['clean', 'paper', 'noised', 'time_zero'])
+def test_energies_see_observed_latents_as_in_their_training(rule):
+  """Clean at time 0, whatever the score network is shown; or noised at t."""
+  seen = []
+
+  class Recording(ExactEnergy):
+    def pair_energy(self, variables, z, t):
+      jax.debug.callback(lambda z, t: seen.append((z, t)), z, t)
+      return super().pair_energy(variables, z, t)
+
+  setup = Setup(DPMSolver(num_steps=3), CONDITIONING[rule](), (Energy(scale=1.0),))
+  model, variables = make_model(VE(), setup=setup)
+  model = dataclasses.replace(model, energy=Recording(VE()))
+  z = np.random.default_rng(7).normal(size=(8, D)).astype(np.float32)
+  generator(model, variables).sample_latents(
+    z, SUBSETS, key=jax.random.key(0), setup='setup'
+  )
+  jax.effects_barrier()
+  assert len(seen) == 3
+  shown = np.asarray(LAYOUT.expand(SUBSETS))
+  for shown_z, t in seen:
+    if rule == 'noised':
+      assert (t == t[0, 0]).all()
+      assert (np.asarray(shown_z)[shown] != z[shown]).all()
+    else:
+      assert (np.asarray(t)[SUBSETS] == 0).all()
+      np.testing.assert_array_equal(np.asarray(shown_z)[shown], z[shown])
+    assert len(set(np.asarray(t)[~SUBSETS])) == 1
