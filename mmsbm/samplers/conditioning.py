@@ -98,7 +98,8 @@ class RePaint(Noised):
   the evaluations of one way down.
 
   Attributes:
-    jump_length: steps that the sampler jumps back over at a time.
+    jump_length: steps that the sampler jumps back over at a time; 10 is for the 250
+      levels of the paper, and too long for a few tens of them.
     num_resamples: how often it goes over them.
   """
 

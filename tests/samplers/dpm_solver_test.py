@@ -55,12 +55,13 @@ def test_matches_the_algorithm_of_the_paper(sde_name, grid, affine_map):
 
 
 def test_stochastic_steps_draw_from_the_exact_solution(exact_moments):
-  """The first of two steps: z_0 of the first level held fixed, any step length.
+  """The first of two steps, over which the predicted z_0 = x does not change.
 
   With x constant the reverse SDE is the posterior q(z_r | z_t, z_0 = x), written here
   as in arXiv 2107.00630, eq. (25), with the transition kernel from r to t.
   """
-  sde, sampler, x = SDES['sub_vp'](), DPMSolver(num_steps=2, stochastic=True), 1.7
+  sampler = DPMSolver(num_steps=2, stochastic=True, time_min=0.95)  # h = 0.5
+  sde, x = SDES['sub_vp'](), 1.7
   t = time_grid(sde, sampler.grid, 2, sampler.time_min)
   (a, b), (s, r) = (np.asarray(f(t), np.float64) for f in (sde.alpha, sde.sigma))
 
