@@ -61,9 +61,12 @@ def base() -> ml_collections.ConfigDict:
   c.stages = ('classifier', 'unimodal', 'score')
   # Train the autoencoder of this modality alone, e.g. one per task of a cluster.
   c.only = ''
-  # Folder of a run whose classifier and autoencoders are used in place of own ones;
-  # a relative path begins here or, if there is nothing, in the workdir.
+  # Folder of a run whose classifier and autoencoders are used in place of own ones; it
+  # may have more modalities. A relative path begins here or, if there is nothing, in
+  # the workdir.
   c.pretrained = ''
+  # Which of the two: ('classifier',) for autoencoders of its own.
+  c.pretrained_stages = ('classifier', 'unimodal')
   c.loop = dict(
     block_steps=250,
     checkpoint_every_steps=1000,

@@ -9,6 +9,7 @@ Arguments, e.g. --config=configs/polymnist.py:preset=cpu,modalities=5:
   modalities: 5 or 10; other numbers up to 10 work too.
   preset: 'default' for an accelerator, 'cpu' for half an hour on two cores, 'paper'
     for the networks, losses, schedules and sampler of arXiv 2305.15708 as published.
+  energy: also train what energy guidance needs.
   smoke: the whole pipeline on a stand-in for MNIST in under a minute.
 """
 
@@ -20,7 +21,7 @@ NUM_TRAIN = 50_000
 
 def get_config(arg=None):
   arg = common.parse_arg(
-    arg, method='sbm_vae', modalities=10, preset='default', smoke=False
+    arg, method='sbm_vae', modalities=10, preset='default', energy=False, smoke=False
   )
   common.choose('method', arg.method, common.METHODS)
   common.choose('preset', arg.preset, PRESETS)
@@ -48,6 +49,8 @@ def get_config(arg=None):
   {'default': default, 'cpu': cpu, 'paper': paper}[arg.preset](c, arg)
   if arg.smoke:
     shrink(c)
+  if arg.energy:
+    common.energy(c)
   return c
 
 
@@ -108,10 +111,11 @@ def cpu(c, arg):
   common.latent_score(
     c,
     arg.method,
-    network=dict(name='mlp', width=320, num_blocks=3, expansion=2),
+    network=dict(name='mlp', width=384, num_blocks=3, expansion=2),
     num_steps=16_000,
   )
   c.evaluate.num_examples, c.evaluate.max_subsets = 2_000, 10
+  c.compare = {'unguided': dict(guidance=dict())}
 
 
 def paper(c, arg):

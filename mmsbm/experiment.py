@@ -63,7 +63,6 @@ TRAINING_SECTIONS = (
 
 # Stages that a run can take over from another one, and what they depend on.
 PRETRAINED_STAGES = ('classifier', 'unimodal')
-PRETRAINED_SECTIONS = ('data', 'modalities', *PRETRAINED_STAGES)
 
 # Not an option: the latents that the score model learns must not depend on one.
 _ENCODE_CHUNK = 500
@@ -181,12 +180,23 @@ class Experiment:
 
   def stage_dir(self, stage: str) -> str:
     """Folder under which the checkpoints of a stage lie."""
-    return (stage in PRETRAINED_STAGES and self.pretrained) or self.workdir
+    return (stage in self.pretrained_stages and self.pretrained) or self.workdir
+
+  @property
+  def pretrained_stages(self) -> tuple[str, ...]:
+    """Stages that config.pretrained, if there is one, stands in for."""
+    stages = self.config['pretrained_stages']
+    for stage in stages:
+      if stage not in PRETRAINED_STAGES:
+        raise UserError(
+          f'config.pretrained_stages: {stage!r} is not one of {PRETRAINED_STAGES}.'
+        )
+    return stages
 
   @functools.cached_property
   def pretrained_seed(self) -> int:
-    """Seed of the run that trained the autoencoders that this one uses."""
-    if not self.pretrained:
+    """Seed of the run that trained the autoencoders of this one."""
+    if not self.pretrained or 'unimodal' not in self.pretrained_stages:
       return self.config['seed']
     return read_record(self.pretrained)['config']['seed']
 
@@ -198,21 +208,27 @@ class Experiment:
     """
     where = f'config.pretrained={self.config["pretrained"]}'
     record = read_record(self.pretrained)
-    if self.config['only']:
+    if self.config['only'] and 'unimodal' in self.pretrained_stages:
       raise UserError(f'{where} leaves config.only nothing to train: drop one of them.')
     if record['config'].get('pretrained'):
       raise UserError(
         f'{where} has no autoencoders of its own: give the run that it uses, '
         f'{record["config"]["pretrained"]}.'
       )
+    theirs = record['config']['modalities']
+    # It may have more modalities; then the data as a whole are others.
+    used = {name: theirs[name] for name in theirs if name in self.names}
     differences = training_differences(
-      record['config'], self.config, PRETRAINED_SECTIONS
+      record['config'] | {'modalities': used},
+      self.config,
+      ('data', 'modalities', *self.pretrained_stages),
     )
-    if not differences and record.get('data_hash') != self.dataset.content_hash:
+    same = len(used) < len(theirs) or record['data_hash'] == self.dataset.content_hash
+    if not differences and not same:
       differences = ['other data, or modalities in another order']
     if differences:
       raise UserError(f'{where} was trained with another config: {differences[0]}.')
-    for stage in PRETRAINED_STAGES:
+    for stage in self.pretrained_stages:
       for training in self.trainings(stage):
         if not train.finished(self.pretrained, training):
           raise UserError(f'{where}: {training.name} is not fully trained there.')

@@ -399,7 +399,7 @@ def test_any_to_any_can_be_built(data, smoke, tmp_path):
 
   rows = any_to_any.get_study(f'data={data},seeds=1' + ',smoke' * smoke)
   columns = [tuple(row.columns.items()) for row in rows]
-  assert len(set(columns)) == len(columns) - 1  # two kinds of autoencoders
+  assert len(set(columns)) == len(columns)
   made = study.Study('x', tmp_path, (), tuple(rows))
   for row in rows:
     made.fingerprint(row)
@@ -615,6 +615,7 @@ def test_shared_autoencoders_give_the_run_that_own_ones_give(
     (['--config.pretrained={one}'], 'has no autoencoders of its own'),
     (['--config.pretrained={torn}'], 'unimodal/m1 is not fully trained there'),
     (['--config.pretrained={own}'], 'config.pretrained is the workdir itself'),
+    (["--config.pretrained_stages=('score',)"], "'score' is not one of"),
     (['--config.pretrained={other}'], 'other data, or modalities in another order'),
   ],
 )
@@ -639,6 +640,22 @@ def test_a_mistake_about_pretrained(
   assert code == 2 and error.startswith('error: ') and message in error
   assert before == {name: snapshot(places[name]) for name in before}
   assert not (tmp_path / 'own' / 'checkpoints').exists()
+
+
+def test_autoencoders_of_its_own_under_a_shared_classifier(
+  finished_study, program, tiny, tmp_path
+):
+  work, _, _ = finished_study
+  code = program(
+    f'--config={tiny / "tiny.py"}', f'--workdir={tmp_path / "own"}', '--mode=train',
+    f'--config.pretrained={work / "ae"}', '--config.unimodal.num_steps=7',
+    "--config.pretrained_stages=('classifier',)",
+  )  # fmt: skip
+  assert code == 0
+  trained = {path.name for path in (tmp_path / 'own' / 'checkpoints').iterdir()}
+  assert trained == {'unimodal', 'score'}
+  record = json.loads((tmp_path / 'own' / 'run.json').read_text())
+  assert record.get('pretrained_seed', 0) == 0
 
 
 def test_autoencoders_of_another_seed_under_a_trained_score_are_refused(

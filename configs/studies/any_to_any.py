@@ -17,15 +17,13 @@ CONFIGS = {
   'polymnist': ('configs/polymnist.py', dict(preset='cpu', modalities=5), 1),
 }
 EVALUATIONS = (5, 10, 20, 50, 100, 200)
-# Percent of the training tuples whose pairing is known, and numbers of modalities. 4
-# modalities are those of the row `vae`.
+# Percent of the training tuples whose pairing is known, and numbers of modalities.
 PAIRED = (50, 20, 5, 1)
-MODALITIES = (2, 3, 6, 10, 20, 30, 40, 50)
+MODALITIES = (2, 4, 10, 20, 50)
 
-OURS = dict(name='ancestral', grid='edm', time_min=0.3)
 # Solver of at most n network evaluations.
 SOLVERS = {
-  'ancestral': lambda n: dict(OURS, num_steps=n),
+  'ancestral': lambda n: dict(name='ancestral', grid='edm', num_steps=n),
   'ddim': lambda n: dict(name='ancestral', eta=0.0, grid='edm', num_steps=n),
   'dpm': lambda n: dict(name='dpm_solver', grid='edm', num_steps=n),
   'sde_dpm': lambda n: dict(
@@ -36,13 +34,27 @@ SOLVERS = {
     name='predictor_corrector', grid='log_snr', num_steps=(n - 1) // 2
   ),
 }
+# Where they are compared, the solvers go down to the noise level at which the default
+# setup ends, 0.3 of the standard deviation of the latents, and are not guided.
+TIME_MIN = 0.436
+CLASSIFIER_FREE = dict(name='classifier_free', noise_min=0.6, noise_max=6.0)
 GUIDANCE = {
-  f'{name}_{scale * 100:.0f}': dict(name=name, scale=scale)
-  for name in ('classifier_free', 'energy')
-  for scale in (0.5, 1.0, 2.0)
+  'none': {},
+  **{
+    f'classifier_free_{scale * 100:.0f}': dict(
+      CLASSIFIER_FREE, scale=scale, joint_scale=scale
+    )
+    for scale in (0.5, 1.0, 2.0, 4.0)
+  },
+  **{
+    f'energy_{scale * 100:.0f}': dict(
+      name='energy', scale=scale, noise_min=0.6, noise_max=6.0
+    )
+    for scale in (1.0, 2.0, 4.0)
+  },
 }
 AS_PUBLISHED = {'sampler': 'predictor_corrector(as published)'}
-CONDITIONING = ('paper', 'clean', 'noised', 'repaint')
+ARGUMENT = {'rae': 'sbm_rae', 'mld': 'mld'}
 
 
 def get_study(arg=None):
@@ -71,37 +83,39 @@ def rows_of_seed(arg, seed):
       **kw,
     )
 
-  def autoencoders(method):
-    return row(
-      f'ae_{method}', 'autoencoders', arguments=dict(method=f'sbm_{method}'),
-      overrides=dict(stages=('classifier', 'unimodal')), mode='train',
-    )  # fmt: skip
-
   def vae(name, group, method='SBM-VAE', columns=None, **kw):
     return row(
       name, group, columns={'method': method} | (columns or {}),
-      pretrained=f'ae_vae_s{seed}', **kw,
+      pretrained=f'ae_s{seed}', **kw,
     )  # fmt: skip
 
+  def other(name, method):
+    """Another method: its own autoencoders, judged by the same classifier."""
+    return row(
+      name, 'methods', columns={'method': method}, pretrained=f'ae_s{seed}',
+      arguments=dict(method=ARGUMENT[name]),
+      overrides=dict(pretrained_stages=('classifier',)),
+    )  # fmt: skip
+
+  yield row(
+    'ae', 'autoencoders', mode='train',
+    overrides=dict(stages=('classifier', 'unimodal')),
+  )  # fmt: skip
   solvers, guided = solver_setups(arg.smoke), guidance_setups(arg.smoke)
   published, conditioned = conditioning_setups(arg.smoke)
-  yield autoencoders('vae')
-  yield autoencoders('rae')
   yield vae(
     'vae', 'methods', arguments=dict(energy=True), compare=solvers | guided,
     setup_columns=in_group('solvers', solvers) | in_group('guidance', guided),
   )  # fmt: skip
-  yield row(
-    'rae', 'methods', columns={'method': 'SBM-RAE'}, arguments=dict(method='sbm_rae'),
-    pretrained=f'ae_rae_s{seed}',
-  )  # fmt: skip
-  yield row('mld', 'methods', columns={'method': 'MLD'}, arguments=dict(method='mld'))
+  yield other('rae', 'SBM-RAE')
+  yield other('mld', 'MLD')
   yield vae(
     'published', 'methods', 'SBM-VAE, one time',
     overrides={
       'score.condition_probability': 0.0,
       'score.drop_probability': 0.0,
       'conditioning': dict(name='paper'),
+      'guidance': {},
       'sampler': published,
     },
     compare=conditioned,
@@ -117,11 +131,26 @@ def rows_of_seed(arg, seed):
         columns={'paired': f'{percent} %', 'unpaired': 'used' if used else 'left out'},
         overrides={'score.paired_fraction': percent / 100, 'score.use_unpaired': used},
       )  # fmt: skip
-  for number in MODALITIES if arg.data == 'digits' else ():
+  if arg.data == 'digits' and not seed:
+    yield from rows_of_many(row, (2, 3) if arg.smoke else MODALITIES)
+
+
+def rows_of_many(row, numbers):
+  """Numbers of modalities, with one seed and shorter training: 50 are many."""
+  short = {'classifier.num_steps': 300, 'unimodal.num_steps': 1_500}
+  score = {'score.num_steps': 5_000, 'evaluate.max_subsets': 5}
+  largest = max(numbers)
+  yield row(
+    'ae_many', 'autoencoders', mode='train', arguments=dict(modalities=largest),
+    columns={'modalities': str(largest)},
+    overrides=short | dict(stages=('classifier', 'unimodal')),
+  )  # fmt: skip
+  for number in numbers:
     yield row(
-      f'm{number}', 'modalities',
-      columns={'method': 'SBM-VAE', 'modalities': str(number)},
-      arguments=dict(modalities=number),
+      f'm{number}', 'modalities', arguments=dict(modalities=number),
+      columns={'method': 'SBM-VAE, hub', 'modalities': str(number)},
+      overrides=short | score | {'score.network': dict(name='hub')},
+      pretrained='ae_many_s0',
     )  # fmt: skip
 
 
@@ -131,7 +160,7 @@ def in_group(group, setups):
 
 def solver_setups(smoke):
   return {
-    f'{name}_{n}': dict(sampler=solver(n))
+    f'{name}_{n}': dict(sampler=solver(n) | {'time_min': TIME_MIN}, guidance={})
     for name, solver in SOLVERS.items()
     for n in EVALUATIONS
     if not smoke or (name == 'dpm' and n < 20)
@@ -139,29 +168,27 @@ def solver_setups(smoke):
 
 
 def guidance_setups(smoke):
-  """Guidance with the default sampler, and with half of its steps."""
+  """Every guidance with the default sampler and conditioning."""
   return {
-    f'{name}_{steps}': dict(guidance=guidance, sampler=dict(OURS, num_steps=steps))
+    name: dict(guidance=guidance)
     for name, guidance in GUIDANCE.items()
-    for steps in ((2,) if smoke else (10, 20))
     if not smoke or name.endswith('_100')
   }
 
 
 def conditioning_setups(smoke):
-  """The published sampler, and all rules of conditioning with three samplers."""
+  """The published sampler, and all rules of conditioning with two samplers."""
   published = polymnist.get_config('preset=paper').sampler.to_dict()
   published['num_steps'] = 2 if smoke else 100
-  samplers = {
-    'published': published,
-    'ancestral': SOLVERS['ancestral'](4 if smoke else 20),
-    'dpm': SOLVERS['dpm'](4 if smoke else 20),
-  }
+  few = SOLVERS['sde_dpm'](4 if smoke else 20) | {'time_min': TIME_MIN}
   setups = {
     f'{rule}_{name}': dict(conditioning=dict(name=rule), sampler=sampler)
-    for rule in CONDITIONING
-    for name, sampler in samplers.items()
+    for rule in ('paper', 'clean', 'noised')
+    for name, sampler in {'published': published, 'sde_dpm': few}.items()
   }
   # The run's own setup.
   del setups['paper_published']
+  # Five visits of every level but the first: about 100 evaluations.
+  repaint = dict(name='repaint', jump_length=2, num_resamples=5)
+  setups['repaint_sde_dpm'] = dict(conditioning=repaint, sampler=few)
   return published, setups
