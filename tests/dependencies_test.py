@@ -128,7 +128,7 @@ def test_a_package_is_imported_in_one_place_only(package):
 
 
 def test_configs_import_nothing_but_configs():
-  for path in sorted((PACKAGE.parent / 'configs').glob('*.py')):
+  for path in sorted((PACKAGE.parent / 'configs').rglob('*.py')):
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.ImportFrom):
         names = [node.module]
