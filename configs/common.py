@@ -83,6 +83,8 @@ def base() -> ml_collections.ConfigDict:
     # Setups of config.compare given every number of modalities, not only the rest
     # and nothing.
     compare_all_given=False,
+    # Numbers of observed modalities; empty: all.
+    num_given=(),
     precision_recall=True,
     # Output of `python -m mmsbm.convert_inception`; empty: no FID.
     inception_weights='',

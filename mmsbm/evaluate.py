@@ -350,15 +350,16 @@ class Protocol:
     if self.judged.any() and self.label is not None:
       out['classifier'] = Unit(self.classifier)
       out['reconstruction'] = Unit(self.reconstruction)
-    compare_all = self.experiment.config['evaluate']['compare_all_given']
+    config = self.experiment.config['evaluate']
+    wanted = config['num_given'] or range(1, num)
     for setup in self.experiment.setups:
       suffix = '' if setup == 'default' else f'_{setup}'
       # Other setups are compared on the extremes only, unless all is asked for.
-      least = 1 if setup == 'default' or compare_all else max(1, num - 1)
+      all_given = setup == 'default' or config['compare_all_given']
       out[f'unconditional{suffix}'] = Unit(
         functools.partial(self.unconditional, setup), setup
       )
-      for k in range(num - 1, least - 1, -1):
+      for k in sorted(wanted if all_given else {max(wanted)}, reverse=True):
         out[f'given_{k}{suffix}'] = Unit(functools.partial(self.given, k, setup), setup)
     for name, (measure, options) in likelihood_measurements(self).items():
       out[name] = Unit(measure, options=options)
@@ -372,9 +373,11 @@ def _fingerprint(experiment: Experiment, steps: dict[str, int], unit: Unit) -> s
   guidance = unit.setup and experiment.setups[unit.setup].guidance
   if not any(each.needs == 'energy' for each in guidance or ()):
     steps = {name: step for name, step in steps.items() if name != 'energy'}
-  # Options that most units do not use change nothing for those.
+  # What is measured beside a unit, and options that it does not use, change nothing.
   common = dict(config['evaluate'])
   options = common.pop('likelihood')
+  for key in ('num_given', 'compare_all_given'):
+    del common[key]
   parts = [
     VERSION,
     {k: config[k] for k in keys} | {'evaluate': common},

@@ -652,6 +652,13 @@ class Experiment:
     for section in ('evaluate', 'sample'):
       self.split(section)
     self._positive('evaluate', 'num_examples', 'chunk_size', 'max_subsets')
+    num = len(self.modalities)
+    for count in self.config['evaluate']['num_given']:
+      if not 0 < count < num:
+        raise UserError(
+          f'config.evaluate.num_given: of {num} modalities, 1 to {num - 1} can be '
+          f'given, not {count}.'
+        )
     self._positive('sample', 'num_examples', 'num_samples')
     for key in ('num_examples', 'num_importance_samples'):
       value = self.config['evaluate']['likelihood'][key]

@@ -113,6 +113,7 @@ class FakeExperiment:
         'num_examples': NUM,
         'max_subsets': 10,
         'compare_all_given': False,
+        'num_given': (),
         'seed': 4,
         'likelihood': options | likelihood,
       },

@@ -130,6 +130,7 @@ class FakeExperiment:
         'max_subsets': 10,
         'chunk_size': 100,
         'compare_all_given': False,
+        'num_given': (),
         'precision_recall': False,
         'inception_weights': '',
         'likelihood': {'num_examples': 0},
@@ -334,8 +335,16 @@ def test_what_is_measured_is_not_measured_again(tmp_path, counted):
   assert set(counted) == PLAIN | DEFAULT | OTHER
   again(lambda c: c['evaluate'].update(seed=9))
   assert set(counted) == PLAIN | DEFAULT | OTHER
+  # What else is measured changes nothing.
   again(lambda c: c['evaluate'].update(compare_all_given=True))
-  assert set(counted) - PLAIN == DEFAULT | OTHER | {'given_1_with_7_steps'}
+  assert set(counted) == {'given_1_with_7_steps'}
+
+
+def test_only_the_numbers_given_that_are_asked_for(tmp_path, counted):
+  experiment = FakeExperiment(tmp_path, num=60, num_present=60)
+  experiment.config['evaluate'].update(num_given=(1,))
+  rows = evaluate.evaluate(experiment, make_generator('perfect'), {'score': 20})
+  assert {r['num_given'] for r in rows if r['metric'] == 'coherence'} == {1}
 
 
 def test_a_torn_measurement_is_made_again(tmp_path, counted):

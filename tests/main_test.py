@@ -161,6 +161,7 @@ def altered(smoke_run, tmp_path):
     ('evaluate', 'sampler.name=dpm_solvr', "Did you mean 'dpm_solver'"),
     ('evaluate', 'conditioning.name=cleen', "Did you mean 'clean'"),
     ('evaluate', 'evaluate.split=tset', "config.evaluate.split='tset' is not one of"),
+    ('evaluate', 'evaluate.num_given=(3,)', 'config.evaluate.num_given: of 3'),
     ('evaluate', 'evaluate.num_examples=0', 'config.evaluate.num_examples is 0'),
     ('evaluate', 'evaluate.chunk_size=0', 'config.evaluate.chunk_size is 0'),
     ('sample', 'sample.split=tset', "config.sample.split='tset' is not one of"),
