@@ -217,9 +217,14 @@ class GaussianNet(nn.Module):
   def __call__(self, z, t, role, train):
     mean, cov = jnp.asarray(self.mean), jnp.asarray(self.cov)
     t, role = self.layout.expand(t), self.layout.expand(role)
-    sigma, r = SDE.sigma(t), jnp.sqrt(1 + jnp.square(SDE.sigma(t)))
-    # The input is z over r; an observed latent is told by its role, not its time.
-    noise = jnp.where(role == OBSERVED, 0.0, sigma)
+    # Observed latents have the noise of their own time, none at 0; all others that
+    # of the row, so that a wrong role or time shows.
+    own = jnp.where(t > 0, SDE.sigma(t), 0.0)
+    common = SDE.sigma(t.max(1, keepdims=True))
+    noise = jnp.where(role == OBSERVED, own, common)
+    # The input is z / r, as every dimension's time has it.
+    sigma = SDE.sigma(t)
+    r = jnp.sqrt(1 + jnp.square(sigma))
     total = cov + jnp.square(noise)[:, :, None] * jnp.eye(len(mean))
     score = -jnp.linalg.solve(total, (z * r - mean)[..., None])[..., 0]
     return (score + z / r) * sigma * r
