@@ -81,10 +81,9 @@ def get_config(arg=None):
     num_steps=10_000,
   )
   pc200 = dict(name='predictor_corrector', num_steps=100, grid='log_snr')
-  c.compare = {
-    'unguided': dict(guidance=dict()),
-    'pc200': dict(sampler=pc200, guidance=dict()),
-  }
+  c.compare = {'pc200': dict(sampler=pc200, guidance=dict())}
+  if c.guidance:
+    c.compare.unguided = dict(guidance=dict())
   c.evaluate.num_examples = 1_500
   if arg.smoke:
     c.data.num_train, c.data.num_val, c.data.num_test = 512, 64, 64

@@ -115,7 +115,8 @@ def cpu(c, arg):
     num_steps=16_000,
   )
   c.evaluate.num_examples, c.evaluate.max_subsets = 2_000, 10
-  c.compare = {'unguided': dict(guidance=dict())}
+  if c.guidance:
+    c.compare = {'unguided': dict(guidance=dict())}
 
 
 def paper(c, arg):

@@ -19,6 +19,7 @@ import numpy as np
 
 from mmsbm.evaluate_likelihood import likelihood_measurements
 from mmsbm.evaluators import (
+  VERSION,
   agreement,
   coherence,
   frechet,
@@ -38,9 +39,6 @@ Row = dict[str, Any]
 
 # Fewer make no distribution to compare.
 MIN_QUALITY_EXAMPLES = 8
-
-# Goes up when a measurement changes: what older code has measured is measured again.
-VERSION = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,7 +357,7 @@ class Protocol:
       out[f'unconditional{suffix}'] = Unit(
         functools.partial(self.unconditional, setup), setup
       )
-      for k in sorted(wanted if all_given else {max(wanted)}, reverse=True):
+      for k in sorted(wanted if all_given else {num - 1}, reverse=True):
         out[f'given_{k}{suffix}'] = Unit(functools.partial(self.given, k, setup), setup)
     for name, (measure, options) in likelihood_measurements(self).items():
       out[name] = Unit(measure, options=options)
@@ -384,6 +382,7 @@ def _fingerprint(experiment: Experiment, steps: dict[str, int], unit: Unit) -> s
     unit.setup and experiment.setup_spec(unit.setup),
     steps,
     experiment.dataset.content_hash,
+    experiment.judged_by,
   ]
   if unit.options:
     parts.append({k: options[k] for k in unit.options})

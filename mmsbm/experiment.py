@@ -20,7 +20,7 @@ from mmsbm.build import build, check_arguments, nearest
 from mmsbm.data import DATASETS
 from mmsbm.data.dataset import MultimodalDataset, Split
 from mmsbm.data.loader import padded_chunks
-from mmsbm.diffusion.losses import TIME_SAMPLING
+from mmsbm.diffusion.losses import TIME_SAMPLING, WEIGHTINGS
 from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
 from mmsbm.diffusion.sde import SDES
 from mmsbm.evaluators.probability_flow import ProbabilityFlow
@@ -199,6 +199,14 @@ class Experiment:
     if not self.pretrained or 'unimodal' not in self.pretrained_stages:
       return self.config['seed']
     return read_record(self.pretrained)['config']['seed']
+
+  @functools.cached_property
+  def judged_by(self) -> dict[str, Any]:
+    """Whose classifiers judge: the seed and the modalities they were trained with."""
+    config = self.config
+    if self.pretrained and 'classifier' in self.pretrained_stages:
+      config = read_record(self.pretrained)['config']
+    return {'seed': config['seed'], 'modalities': sorted(config['modalities'])}
 
   def check_pretrained(self) -> None:
     """Compares this run with the one of config.pretrained; reads only.
@@ -436,10 +444,6 @@ class Experiment:
       return {'z': z, 'present': np.asarray(present)}
     order = np.random.default_rng(self.config['seed']).permutation(len(z))
     paired, unpaired = np.split(order, [round(fraction * len(z))])
-    if not len(paired):
-      raise UserError(
-        f'config.score.paired_fraction={fraction} leaves no paired tuple.'
-      )
     if spec['use_unpaired']:
       paired = np.resize(paired, max(len(paired), len(unpaired)))
     else:
@@ -554,6 +558,10 @@ class Experiment:
     if name == 'default':
       return own
     changed = self.config['compare'][name]
+    if not isinstance(changed, Mapping):
+      raise UserError(
+        f'config.compare.{name} is {changed!r}, not a dict of {set(own)}.'
+      )
     for key in changed:
       if key not in own:
         raise UserError(
@@ -565,6 +573,9 @@ class Experiment:
   def _guidance(self, spec: Mapping[str, Any]) -> tuple[Guidance, ...]:
     """One of a `name`, several of a name each, or none."""
     specs = (spec,) if 'name' in spec else spec.values()
+    for each in specs:
+      if not isinstance(each, Mapping):
+        raise UserError(f'guidance {spec} needs a `name`: one of {sorted(GUIDANCE)}.')
     return tuple(build(GUIDANCE, each) for each in specs)
 
   @functools.cached_property
@@ -646,9 +657,7 @@ class Experiment:
       )
     for name in self.setups:
       self._check_setup(name)
-    for key in ('condition_probability', 'drop_probability', 'paired_fraction'):
-      if not 0 <= self.config['score'][key] <= 1:
-        raise UserError(f'config.score.{key} must lie between 0 and 1.')
+    self._check_score()
     for section in ('evaluate', 'sample'):
       self.split(section)
     self._positive('evaluate', 'num_examples', 'chunk_size', 'max_subsets')
@@ -668,8 +677,6 @@ class Experiment:
     weights = self.config['evaluate']['inception_weights']
     if weights and not os.path.isfile(weights):
       raise UserError(f'config.evaluate.inception_weights: there is no file {weights}.')
-    if one_time and not self.dataset.splits['train'].present.all():
-      raise UserError("the score network 'unet' cannot learn from missing modalities.")
     for stage in self.config['stages']:
       for training in self.trainings(stage):
         if training.batch_size % jax.device_count():
@@ -695,6 +702,28 @@ class Experiment:
         z,
         observed,
       )
+
+  def _check_score(self) -> None:
+    """Whether the score model can be trained as its section says."""
+    spec = self.config['score']
+    for key in ('condition_probability', 'drop_probability'):
+      if not 0 <= spec[key] < 1:
+        raise UserError(f'config.score.{key} must be at least 0 and below 1.')
+    present = self.dataset.splits['train'].present
+    fraction = spec['paired_fraction']
+    if not (fraction <= 1 and round(fraction * len(present)) > 0):
+      raise UserError(
+        f'config.score.paired_fraction={fraction} must leave some of {len(present)} '
+        'tuples paired, and be at most 1.'
+      )
+    if spec['weighting'] not in WEIGHTINGS:
+      raise UserError(
+        f'config.score.weighting={spec["weighting"]!r} is not one of '
+        f'{sorted(WEIGHTINGS)}.' + nearest(spec['weighting'], WEIGHTINGS)
+      )
+    holes = not present.all() or (fraction < 1 and spec['use_unpaired'])
+    if spec['network']['name'] == 'unet' and holes:
+      raise UserError("the score network 'unet' cannot learn from missing modalities.")
 
   def _check_setup(self, name: str) -> None:
     """Whether the networks are trained for what a setup asks of them."""

@@ -55,6 +55,10 @@ class Guidance:
   noise_max: float = np.inf
 
   def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is float and not isinstance(value, int | float):
+        raise UserError(f'guidance: {field.name}={value!r} is not a number.')
     if not 0 <= self.noise_min < self.noise_max:
       raise UserError(
         f'guidance: noise_min={self.noise_min} must be at least 0 and below '

@@ -167,6 +167,9 @@ class Record:
         # Equal seeds, data and configs make equal autoencoders, wherever they lie.
         new = experiment.pretrained_seed
         differences.append(f'seed of the autoencoders: {old} -> {new}')
+      judges = self.data.get('judged_by', experiment.judged_by), experiment.judged_by
+      if judges[0] != judges[1]:
+        differences.append(f'training of the classifier: {judges[0]} -> {judges[1]}')
       if differences:
         _refuse(workdir, differences)
     call = {
@@ -185,6 +188,7 @@ class Record:
     if mode != 'report':
       self.data |= {'config': config, 'seed': config['seed']}
       self.data['pretrained_seed'] = experiment.pretrained_seed
+      self.data['judged_by'] = experiment.judged_by
     # What trained it stays at the top, wherever it is evaluated later.
     if mode in ('run', 'train') or 'command' not in self.data:
       self.data |= call

@@ -37,6 +37,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmsbm.build import nearest
+from mmsbm.evaluators import VERSION
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
 from mmsbm.infra.metric_writer import read_results, write_results
@@ -189,12 +190,16 @@ class Study:
       workdir = pathlib.Path('runs/studies', workdir.name)
     words = ['python', '-m', 'mmsbm.study', f'--study={self.definition}']
     words += [f'--workdir={workdir}', f'--only=^{row.name}$']
-    for setting in self.settings:
-      key, _, value = setting.partition('=')
-      if re.match(r'[~./]', value) and os.sep in value:
-        value = 'DIR'
-      words.append(f'--set={key}={value}')
-    return shlex.join(words)
+    return shlex.join([*words, *(f'--set={s}' for s in self.public_settings)])
+
+  @property
+  def public_settings(self) -> list[str]:
+    """The settings, with DIR for the folders of a machine."""
+    pairs = (setting.split('=', 1) for setting in self.settings)
+    return [
+      f'{key}={"DIR" if re.match(r"[~./]", value) and os.sep in value else value}'
+      for key, value in pairs
+    ]
 
   def fingerprint(self, row) -> str:
     """Identifies what a row is: its resolved config, wherever its files lie."""
@@ -202,7 +207,8 @@ class Study:
     for key in row.overrides:
       _check_key(config, key, row.name)
     config['data'] = {k: v for k, v in config['data'].items() if k != 'cache_dir'}
-    parts = [config, self.arguments(row)]
+    overrides = {'seed': row.seed, 'pretrained': row.pretrained, **row.overrides}
+    parts = [VERSION, config, overrides, self.public_settings]
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha1(text.encode()).hexdigest()[:16]
 
@@ -324,6 +330,7 @@ def _lines(study: Study, row) -> list[dict[str, Any]]:
     'modalities': total,
     'paired_fraction': config['score'].get('paired_fraction', 1.0),
     'pretrained_seed': record.get('pretrained_seed', config['seed']),
+    'definition': study.fingerprint(row),
     'command': study.command(row),
     'jax': record['versions']['jax'],
     'device': ', '.join(sorted(set(record['devices']))),
@@ -352,17 +359,19 @@ def collect(study: Study, path: pathlib.Path) -> list[dict[str, Any]]:
   """Brings the results file up to date and returns its lines.
 
   Rows that are finished here replace what the file says of them; those of other
-  machines stay, as long as the study has them.
+  machines stay, as long as the study has them as they were then.
   """
+  rows = {row.name: row for row in study.rows}
   with _locked(study.workdir / 'logs' / 'results.lock', wait=True):
-    lines = {row.name: [] for row in study.rows}
+    lines = {name: [] for name in rows}
     for line in read_results(path):
-      if line['row'] in lines:
-        lines[line['row']].append(line)
+      row = rows.get(line.get('row'))
+      if row and line.get('definition') == study.fingerprint(row):
+        lines[row.name].append(line)
     lines |= gather(study)
-    rows = [line for part in lines.values() for line in part]
-    write_results(path, rows)
-  return rows
+    every = [line for part in lines.values() for line in part]
+    write_results(path, every)
+  return every
 
 
 def _marked(name: str) -> re.Pattern:
@@ -416,6 +425,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   alone = args.mode == 'table' and args.results and not args.study
   if not alone and not (args.study and args.workdir):
     raise UserError('--study and --workdir are needed; see --help.')
+  if alone and not args.readme:
+    raise UserError('--readme says where the table of --results is to be written.')
+  if args.readme and not args.readme.is_file():
+    raise UserError(f'--readme={args.readme}: there is no such file.')
   if args.readme and read_table(args.readme, _name(args)) is None:
     raise UserError(
       f'{args.readme} lacks the lines <!-- study:{_name(args)} --> and '
@@ -442,8 +455,8 @@ def execute(args: argparse.Namespace) -> int:
   """Does what the command says; returns the exit code."""
   if not args.study:
     lines = read_results(args.results)
-    if not lines:
-      raise UserError(f'{args.results} holds no results.')
+    if not lines or not all('columns' in line for line in lines):
+      raise UserError(f'{args.results} holds no results of a study.')
     _write_tables(args, lines)
     return 0
   study = Study(
@@ -477,6 +490,9 @@ def main(argv: Sequence[str]) -> int:
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 2
+  except OSError as e:
+    print(f'error: {e.filename or ""}: {e.strerror or e}', file=sys.stderr)
+    return 1
   except KeyboardInterrupt:
     print('\nstopped; the same command resumes.', file=sys.stderr)
     return 130

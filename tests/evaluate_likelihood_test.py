@@ -104,6 +104,7 @@ class FakeExperiment:
       num_examples=20, num_importance_samples=3, num_steps=4, num_probes=0,
       time_min=1e-5,
     )  # fmt: skip
+    self.judged_by = {'seed': 3}
     self.config = {
       'seed': 3,
       'method': 'fake',

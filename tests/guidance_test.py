@@ -244,5 +244,7 @@ def test_mistakes_are_explained():
   for arguments in ({'noise_min': -1.0}, {'noise_min': 2.0, 'noise_max': 1.0}):
     with pytest.raises(UserError, match='must be at least 0 and below noise_max'):
       ClassifierFree(scale=1.0, **arguments)
+  with pytest.raises(UserError, match="joint_scale='high' is not a number"):
+    ClassifierFree(scale=1, joint_scale='high')
   with pytest.raises(UserError, match="pairs='some' is not 'all' or 'observed'"):
     Energy(scale=1.0, pairs='some')

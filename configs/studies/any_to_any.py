@@ -89,12 +89,13 @@ def rows_of_seed(arg, seed):
       pretrained=f'ae_s{seed}', **kw,
     )  # fmt: skip
 
-  def other(name, method):
+  def other(name, method, compare=None):
     """Another method: its own autoencoders, judged by the same classifier."""
     return row(
       name, 'methods', columns={'method': method}, pretrained=f'ae_s{seed}',
-      arguments=dict(method=ARGUMENT[name]),
+      arguments=dict(method=ARGUMENT[name]), compare=compare,
       overrides=dict(pretrained_stages=('classifier',)),
+      setup_columns=in_group('guidance', compare or ()),
     )  # fmt: skip
 
   yield row(
@@ -105,9 +106,10 @@ def rows_of_seed(arg, seed):
   published, conditioned = conditioning_setups(arg.smoke)
   yield vae(
     'vae', 'methods', arguments=dict(energy=True), compare=solvers | guided,
+    overrides={'evaluate.likelihood.num_examples': 8 if arg.smoke else 100},
     setup_columns=in_group('solvers', solvers) | in_group('guidance', guided),
   )  # fmt: skip
-  yield other('rae', 'SBM-RAE')
+  yield other('rae', 'SBM-RAE', {'none': dict(guidance={})})
   yield other('mld', 'MLD')
   yield vae(
     'published', 'methods', 'SBM-VAE, one time',
@@ -132,13 +134,13 @@ def rows_of_seed(arg, seed):
         overrides={'score.paired_fraction': percent / 100, 'score.use_unpaired': used},
       )  # fmt: skip
   if arg.data == 'digits' and not seed:
-    yield from rows_of_many(row, (2, 3) if arg.smoke else MODALITIES)
+    yield from rows_of_many(row, (2, 3) if arg.smoke else MODALITIES, arg.smoke)
 
 
-def rows_of_many(row, numbers):
+def rows_of_many(row, numbers, smoke):
   """Numbers of modalities, with one seed and shorter training: 50 are many."""
-  short = {'classifier.num_steps': 300, 'unimodal.num_steps': 1_500}
-  score = {'score.num_steps': 5_000, 'evaluate.max_subsets': 5}
+  short = {} if smoke else {'classifier.num_steps': 300, 'unimodal.num_steps': 1_500}
+  score = {} if smoke else {'score.num_steps': 5_000, 'evaluate.max_subsets': 5}
   score['score.network'] = dict(name='hub')
   largest = max(numbers)
   yield row(
@@ -162,12 +164,19 @@ def in_group(group, setups):
 
 
 def solver_setups(smoke):
-  return {
-    f'{name}_{n}': dict(sampler=solver(n) | {'time_min': TIME_MIN}, guidance={})
+  samplers = {
+    f'{name}_{n}': solver(n) | {'time_min': TIME_MIN}
     for name, solver in SOLVERS.items()
     for n in EVALUATIONS
     if not smoke or (name == 'dpm' and n < 20)
   }
+  # Down to noise 0.02, and other spacings of the levels.
+  for n in () if smoke else EVALUATIONS:
+    samplers[f'sde_dpm_down_{n}'] = SOLVERS['sde_dpm'](n) | {'time_min': 1e-3}
+  for grid in ('time', 'log_snr'):
+    few = SOLVERS['sde_dpm'](4 if smoke else 20)
+    samplers[f'sde_dpm_{grid}'] = few | {'time_min': TIME_MIN, 'grid': grid}
+  return {name: dict(sampler=each, guidance={}) for name, each in samplers.items()}
 
 
 def guidance_setups(smoke):

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmsbm.infra.errors import UserError
 from mmsbm.samplers import noise as noise_lib
-from mmsbm.samplers.grids import GRIDS, check_choice, time_grid
+from mmsbm.samplers.grids import GRIDS, check_choice, check_levels, time_grid
 from mmsbm.samplers.resampling import jump, jump_times, visited_levels, visits
 
 
@@ -29,6 +30,9 @@ class Ancestral:
   time_min: float = 1e-3
 
   def __post_init__(self):
+    check_levels(self.num_steps, self.time_min)
+    if not 0 <= self.eta <= 1:
+      raise UserError(f'eta of ancestral sampling is {self.eta}; it lies in [0, 1].')
     check_choice('grid', self.grid, GRIDS)
 
   @property

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmsbm.samplers import noise as noise_lib
-from mmsbm.samplers.grids import GRIDS, check_choice, time_grid
+from mmsbm.samplers.grids import GRIDS, check_choice, check_levels, time_grid
 from mmsbm.samplers.resampling import (
   begins_anew,
   jump,
@@ -53,6 +53,7 @@ class DPMSolver:
   time_min: float = 1e-3
 
   def __post_init__(self):
+    check_levels(self.num_steps, self.time_min)
     check_choice('grid', self.grid, GRIDS)
 
   @property

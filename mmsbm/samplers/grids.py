@@ -18,6 +18,14 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     raise UserError(f'Unknown {option} {value!r}; choose from {list(choices)}.')
 
 
+def check_levels(num_levels: int, time_min: float) -> None:
+  """Raises a UserError unless a grid can have so many levels down to this time."""
+  if not isinstance(num_levels, int) or num_levels < 1:
+    raise UserError(f'a sampler needs at least 1 step, not {num_levels!r}.')
+  if not 0 <= time_min < 1:
+    raise UserError(f'time_min of a sampler is {time_min!r}; it lies in [0, 1).')
+
+
 def time_grid(sde: SDE, grid: str, num_levels: int, time_min: float) -> np.ndarray:
   """Decreasing times [num_levels], the first 1 and the last time_min.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmsbm.samplers.grids import GRIDS, check_choice, time_grid
+from mmsbm.samplers.grids import GRIDS, check_choice, check_levels, time_grid
 from mmsbm.samplers.resampling import jump, jump_times, visited_levels, visits
 
 
@@ -29,6 +29,7 @@ class Heun:
   time_min: float = 1e-3
 
   def __post_init__(self):
+    check_levels(self.num_steps, self.time_min)
     check_choice('grid', self.grid, GRIDS)
 
   @property

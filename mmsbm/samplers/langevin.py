@@ -8,7 +8,7 @@ import numpy as np
 
 from mmsbm.infra.errors import UserError
 from mmsbm.samplers import noise as noise_lib
-from mmsbm.samplers.grids import GRIDS, check_choice, time_grid
+from mmsbm.samplers.grids import GRIDS, check_choice, check_levels, time_grid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class AnnealedLangevin:
   time_min: float = 1e-3
 
   def __post_init__(self):
+    check_levels(self.num_levels, self.time_min)
     check_choice('grid', self.grid, GRIDS)
 
   @property

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmsbm.samplers import noise as noise_lib
-from mmsbm.samplers.grids import GRIDS, check_choice, time_grid
+from mmsbm.samplers.grids import GRIDS, check_choice, check_levels, time_grid
 from mmsbm.samplers.resampling import jump, jump_times, visited_levels, visits
 
 # The sampler of the published SBM code, whose every choice is kept as an option.
@@ -68,6 +68,7 @@ class PredictorCorrector:
   time_min: float = 1e-3
 
   def __post_init__(self):
+    check_levels(self.num_steps, self.time_min)
     orders = ('corrector_predictor', 'predictor_corrector')
     check_choice('order', self.order, orders)
     check_choice('final', self.final, ('denoise', 'mean_of_last_operation'))
