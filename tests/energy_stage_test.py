@@ -77,7 +77,7 @@ def test_other_energies_are_another_training():
   [
     ({'energy.group_size': 5}, 'batch_size=32 must be a multiple of group_size=5'),
     ({'stages': ('classifier', 'unimodal', 'score')},
-     r"'energy' \(config.compare.energy\) needs a trained energy"),
+     r"'energy' \(config.compare.both\) needs a trained energy"),
     ({'score.drop_probability': 0.0},
      r"'classifier_free' \(config.compare.both\) needs a network that has seen"),
     ({'score.condition_probability': 0.0}, "conditioning 'time_zero' needs a network"),

@@ -63,7 +63,7 @@ def make(**options):
 @pytest.fixture(scope='module')
 def trained():
   """A learner and its variables after some seconds of training on Gaussians."""
-  steps, batch = 1000, 256
+  steps, batch = 1500, 256
   learner = make()
   training = Training(
     learner=learner,
@@ -137,7 +137,8 @@ def test_gradients_of_the_energies_are_those_of_the_log_ratio(trained):
   step[0] = 1e-3
   exact = [negative_log_ratio(z + d, t, 0, 2, learner.sde) for d in (step, -step)]
   exact = (exact[0] - exact[1]) / 2e-3
-  assert np.corrcoef(got, exact)[0, 1] > 0.95
+  # Rougher than the energies themselves.
+  assert np.corrcoef(got, exact)[0, 1] > 0.9
   assert 0.8 < np.polyfit(exact, got, 1)[0] < 1.2
 
 
@@ -202,6 +203,13 @@ def test_a_row_is_never_its_own_negative():
   assert (pushed[same] < 0).all() and (pushed[~same] > 0).all()
   assert np.ptp(pushed[same]) < 1e-6 and np.ptp(pushed[~same]) < 1e-6
   np.testing.assert_allclose(-pushed[same].sum(), pushed[~same].sum(), rtol=1e-5)
+  # The slope of softplus at 0 is 1/2. A row among its own negatives would take away an
+  # eighth of it and leave all ratios as they are.
+  learner = make()
+  t, _ = learner.times(KEYS['time'], (1, 1), learner.sde)
+  c_squared = 1 / (1 + learner.sde.noise_level(t[0, 0]) ** 2)
+  slope = 2 * 0.5 * c_squared / (2 * np.sqrt(8))
+  np.testing.assert_allclose(-pushed[same].sum(), slope, rtol=1e-4)
 
 
 def test_absent_modalities_and_unpaired_rows():
