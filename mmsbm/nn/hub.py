@@ -23,9 +23,10 @@ class HubScoreNet(nn.Module):
   The hub also begins with all latents at once and ends in all outputs at once, so
   that with few modalities the network is no less than a perceptron. Modalities are
   told apart only by the parameters that belong to them; what is known of a modality
-  (its time, its role) reaches its token as shift, scale and gate (adaLN-zero, arXiv
-  2212.09748). The token of a missing one holds a learned vector, and the hub does not
-  read it. The output is 0 at first.
+  (its time, its role) reaches its token as shift and scale (adaLN, arXiv 2212.09748;
+  without its gate, for every array over the tokens costs as much as a product). The
+  token of a missing one holds a learned vector, and the hub does not read it. The
+  output is 0 at first.
 
   Attributes:
     dims: latent sizes, any. Tokens are as expensive as the largest makes them.
@@ -48,7 +49,7 @@ class HubScoreNet(nn.Module):
   expansion: int = 2
   num_heads: int = 8
   condition_width: int = 64
-  time_features: int = 64
+  time_features: int = 32
   dropout: float = 0.0
 
   @nn.compact
@@ -106,13 +107,13 @@ class _HubBlock(nn.Module):
   With n a norm whose shift and scale come from the condition, tokens x_m and hub h:
 
     u_m = gelu(A_m n(x_m) + B n(h))      the hidden units of modality m
-    x_m <- x_m + (1 + gate_m) C_m u_m
+    x_m <- x_m + C_m u_m
     h   <- h + (1 + gate) F gelu(E [n(h), mean_m u_m])
 
-  The mean is over the modalities that are not missing. There are `num_heads` of them,
-  each of its own part of the hidden units and with weights softmax_m(G_m u_m), because
-  one clean modality tells more than many noisy ones. The block is the identity at
-  initialisation, and the weights are equal.
+  The mean is over the modalities that are not missing, if there are any. There are
+  `num_heads` of them, each of its own part of the hidden units and with weights
+  softmax_m(G_m u_m), because one clean modality tells more than many noisy ones. The
+  block is the identity at initialisation, and the weights are equal.
   """
 
   expansion: int
@@ -133,7 +134,7 @@ class _HubBlock(nn.Module):
     zeros = nn.initializers.zeros
     drop = nn.Dropout(self.dropout, deterministic=not train)
     hub_width, width = hub.shape[-1], x.shape[-1]
-    shift, scale, gate = blocks.modulation(condition, width, 3)
+    shift, scale = blocks.modulation(condition, width, 2)
     hub_shift, hub_scale, hub_gate = _HubModulation(hub_width, name='hub')(
       hub_condition
     )
@@ -142,12 +143,12 @@ class _HubBlock(nn.Module):
     size = self.expansion * width
     u = _PrivateDense(size, name='in')(blocks.adaptive_norm(x, shift, scale))
     u = drop(nn.gelu(u + nn.Dense(size, use_bias=False, name='hear')(heard)))
-    x = x + (1 + gate) * _PrivateDense(width, kernel_init=zeros, name='out')(u)
+    x = x + _PrivateDense(width, kernel_init=zeros, name='out')(u)
 
     weight = _PrivateDense(self.num_heads, kernel_init=zeros, name='weight')(u)
-    # The least number instead of -inf: with all of them missing, softmax stays finite.
+    # Not -inf, by which softmax would not be finite where all of them are missing.
+    # There the hub reads their tokens, which know nothing.
     weight = nn.softmax(jnp.where(missing, jnp.finfo(x.dtype).min, weight), axis=0)
-    weight = jnp.where(missing, 0.0, weight)
     found = (weight[..., None] * u.reshape(*weight.shape, -1)).sum(0)
     g = jnp.concatenate([heard, found.reshape(hub.shape[0], size)], -1)
     g = drop(nn.gelu(nn.Dense(self.expansion * hub_width, name='hub_mlp')(g)))

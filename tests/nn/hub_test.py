@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmsbm.infra.errors import UserError
-from mmsbm.latents import MISSING, NOISY
+from mmsbm.latents import MISSING, NOISY, OBSERVED
 from mmsbm.nn import hub
 
 _DIMS = (3, 5, 2)
@@ -77,11 +77,11 @@ def test_block_is_its_formula():
   def gelu(a):
     return np.asarray(jax.nn.gelu(a), np.float64)
 
-  shift, scale, gate = np.split(dense(condition, p['modulation']), 3, -1)
+  shift, scale = np.split(dense(condition, p['modulation']), 2, -1)
   h_shift, h_scale, h_gate = np.split(dense(known, p['hub']['modulation']), 3, -1)
   heard = norm(h, h_shift, h_scale)
   u = gelu(private(norm(x, shift, scale), p['in']) + dense(heard, p['hear']))
-  expected_x = x + (1 + gate) * private(u, p['out'])
+  expected_x = x + private(u, p['out'])
   weight = np.exp(private(u, p['weight']))
   found = np.zeros((b, 8))
   for row in range(b):
@@ -154,6 +154,23 @@ def test_the_three_roles_differ_and_the_last_hides_latent_and_time():
         assert (np.maximum.reduceat(difference, [0, 3, 8], -1) > 1e-5).all()
   for i in range(3):
     assert (np.abs(outputs[i] - outputs[i - 1]).max(-1) > 1e-3).all()
+
+
+def test_the_vector_of_a_missing_modality_counts_only_where_it_is_missing():
+  variables, apply = _made()
+  z, t, role = _inputs()
+  role[:, 0], role[:, 2] = OBSERVED, NOISY
+  role[:, 1] = [MISSING, NOISY, OBSERVED, MISSING]
+  params = {**variables['params']}
+  params['missing'] = params['missing'].copy()
+  params['missing'][1] += np.array([1, 0, -1, 2], np.float32)
+  difference = np.abs(
+    apply({'params': params}, z, t, role) - apply(variables, z, t, role)
+  )
+  np.testing.assert_array_equal(difference[1:3], 0)
+  assert difference[[0, 3]][:, _COLUMNS[1]].max(-1).min() > 1e-4
+  # The hub does not read it, and so it does not reach the others.
+  np.testing.assert_array_equal(difference[:, np.r_[0:3, 8:10]], 0)
 
 
 def test_output_and_gradient_are_finite_when_all_is_missing():
