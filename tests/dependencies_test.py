@@ -39,6 +39,7 @@ LAYERS = {
   'sample': 7,
   'run': 7,
   'main': 8,
+  'scaling': 8,
   'benchmark': 9,
   'study': 9,
 }
