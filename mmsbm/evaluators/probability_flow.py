@@ -54,7 +54,7 @@ class ProbabilityFlow:
     time_min: where the flow ends.
   """
 
-  num_steps: int = 50
+  num_steps: int = 25
   num_probes: int = 0
   time_min: float = 1e-5
 
