@@ -154,7 +154,7 @@ def rows_of_many(row, numbers, smoke):
       columns={'method': 'SBM-VAE, hub', 'modalities': str(number)},
       overrides=short
       | score
-      | {'evaluate.num_given': sorted({1, number // 2, number - 1})},
+      | {'evaluate.num_given': tuple(sorted({1, number // 2, number - 1}))},
       pretrained='ae_many_s0',
     )  # fmt: skip
 
@@ -175,7 +175,7 @@ def solver_setups(smoke):
     samplers[f'sde_dpm_down_{n}'] = SOLVERS['sde_dpm'](n) | {'time_min': 1e-3}
   for grid in ('time', 'log_snr'):
     few = SOLVERS['sde_dpm'](4 if smoke else 20)
-    samplers[f'sde_dpm_{grid}'] = few | {'time_min': TIME_MIN, 'grid': grid}
+    samplers[f'{grid}_grid'] = few | {'time_min': TIME_MIN, 'grid': grid}
   return {name: dict(sampler=each, guidance={}) for name, each in samplers.items()}
 
 
