@@ -161,9 +161,6 @@ def altered(smoke_run, tmp_path):
     ('evaluate', 'sampler.name=dpm_solvr', "Did you mean 'dpm_solver'"),
     ('evaluate', 'conditioning.name=cleen', "Did you mean 'clean'"),
     ('evaluate', 'evaluate.split=tset', "config.evaluate.split='tset' is not one of"),
-    ('train', 'score.paired_fraction=0.0', 'config.score.paired_fraction=0.0'),
-    ('train', 'score.condition_probability=1.0', 'must be at least 0 and below 1'),
-    ('train', 'score.weighting=edn', "Did you mean 'edm'?"),
     ('evaluate', 'sampler.num_steps=0', 'at least 1 step, not 0'),
     ('evaluate', 'sampler.time_min=2.0', 'time_min of a sampler is 2.0'),
     ('evaluate', "compare={'a':3}", 'config.compare.a is 3'),
@@ -180,6 +177,19 @@ def test_a_mistake_in_what_is_measured(
 ):
   _, command = altered(smoke_run, tmp_path)
   assert message in refused(*command, f'--mode={mode}', f'--config.{override}')
+
+
+@pytest.mark.parametrize(
+  ('override', 'message'),
+  [
+    ('score.paired_fraction=0.0', 'config.score.paired_fraction=0.0'),
+    ('score.condition_probability=1.0', 'must be at least 0 and below 1'),
+    ('score.weighting=edn', "Did you mean 'edm'?"),
+  ],
+)
+def test_a_mistake_about_the_score_model(refused, tmp_path, override, message):
+  assert message in refused(DIGITS, f'--workdir={tmp_path}', f'--config.{override}')
+  assert not (tmp_path / 'checkpoints').exists()
 
 
 @pytest.mark.parametrize('mode', ['evaluate', 'sample'])
