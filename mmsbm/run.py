@@ -173,5 +173,16 @@ class Run:
 
 
 def load(workdir: str | os.PathLike) -> Run:
-  """Loads a run that `python -m mmsbm.main` has trained."""
-  return Run(Experiment(read_record(workdir)['config'], workdir))
+  """Loads a run that `python -m mmsbm.main` has trained.
+
+  Raises:
+    UserError: the folder holds no run, an unfinished one, or one of another version.
+  """
+  config = read_record(workdir)['config']
+  try:
+    experiment = Experiment(config, workdir)
+  except KeyError as e:
+    raise UserError(
+      f'{workdir} was made by another version of this program: its config has no {e}.'
+    ) from e
+  return Run(experiment)

@@ -80,7 +80,17 @@ def test_every_config_has_every_method(name, method, tmp_path):
   assert (scored.drop_probability == 0) == (method == 'mld')
 
 
-@pytest.mark.parametrize('name,arguments', RUNS)
+# Programs much like those of others: only with -m slow.
+SLOW = {
+  ('digits', 'method=mld,modalities=2'),
+  ('polymnist', 'method=sbm_vae,modalities=2'),
+}
+
+
+@pytest.mark.parametrize(
+  'name,arguments',
+  [pytest.param(*run, marks=[pytest.mark.slow] * (run in SLOW)) for run in RUNS],
+)
 def test_smoke(name, arguments, tmp_path, fast_compilation):
   config = _get_config(name, f'smoke,{arguments}')
   rows = _run(config, tmp_path)

@@ -60,6 +60,7 @@ def experiment(tmp_path_factory):
   return Experiment(config, tmp_path_factory.mktemp('work'))
 
 
+@pytest.mark.slow
 def test_rows_are_per_example_and_end_with_ratios(experiment):
   low, high, ratio = scaling.scaling(experiment, ['hub'], [2, 8])
   assert (low['modalities'], high['modalities']) == (2, 8)

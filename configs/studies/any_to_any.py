@@ -12,13 +12,18 @@ Arguments:
 from configs import common, polymnist
 from configs.studies import Row
 
+# File, its arguments, seeds, network evaluations of the solvers, and steps of the score
+# models of the rows on pairing, all of them shorter than the others.
 CONFIGS = {
-  'digits': ('configs/digits.py', dict(modalities=4), 3),
-  'polymnist': ('configs/polymnist.py', dict(preset='cpu', modalities=5), 1),
-}
-EVALUATIONS = (5, 10, 20, 50, 100, 200)
+  'digits': (
+    'configs/digits.py', dict(modalities=4), 3, (5, 10, 20, 50, 100, 200), 3_000,
+  ),
+  'polymnist': (
+    'configs/polymnist.py', dict(preset='cpu', modalities=5), 1, (5, 10, 20, 50), 4_000,
+  ),
+}  # fmt: skip
 # Percent of the training tuples whose pairing is known, and numbers of modalities.
-PAIRED = (50, 20, 5, 1)
+PAIRED = (100, 50, 20, 5, 1)
 MODALITIES = (2, 4, 10, 20, 50)
 
 # Solver of at most n network evaluations.
@@ -35,20 +40,20 @@ SOLVERS = {
   ),
 }
 # Where they are compared, the solvers go down to the noise level at which the default
-# setup ends, 0.3 of the standard deviation of the latents, and are not guided.
-TIME_MIN = 0.436
-CLASSIFIER_FREE = dict(name='classifier_free', noise_min=0.6, noise_max=6.0)
+# setup ends, 0.16 of the standard deviation of the latents, and are not guided.
+TIME_MIN = 0.33
+CLASSIFIER_FREE = dict(name='classifier_free', noise_min=0.55, noise_max=6.0)
 GUIDANCE = {
   'none': {},
   **{
     f'classifier_free_{scale * 100:.0f}': dict(
       CLASSIFIER_FREE, scale=scale, joint_scale=scale
     )
-    for scale in (0.5, 1.0, 2.0, 4.0)
+    for scale in (0.5, 1.0, 2.0, 4.0, 8.0)
   },
   **{
     f'energy_{scale * 100:.0f}': dict(
-      name='energy', scale=scale, noise_min=0.6, noise_max=6.0
+      name='energy', scale=scale, noise_min=0.55, noise_max=6.0
     )
     for scale in (1.0, 2.0, 4.0)
   },
@@ -65,7 +70,7 @@ def get_study(arg=None):
 
 
 def rows_of_seed(arg, seed):
-  path, arguments, _ = CONFIGS[arg.data]
+  path, arguments, _, evaluations, paired_steps = CONFIGS[arg.data]
 
   def row(
     name, group, *, overrides=None, compare=None, setup_columns=None, columns=None, **kw
@@ -102,11 +107,14 @@ def rows_of_seed(arg, seed):
     'ae', 'autoencoders', mode='train',
     overrides=dict(stages=('classifier', 'unimodal')),
   )  # fmt: skip
-  solvers, guided = solver_setups(arg.smoke), guidance_setups(arg.smoke)
+  solvers, guided = solver_setups(evaluations, arg.smoke), guidance_setups(arg.smoke)
   published, conditioned = conditioning_setups(arg.smoke)
   yield vae(
     'vae', 'methods', arguments=dict(energy=True), compare=solvers | guided,
-    overrides={'evaluate.likelihood.num_examples': 8 if arg.smoke else 100},
+    overrides={
+      'evaluate.likelihood.num_examples': 8 if arg.smoke else 100,
+      'evaluate.likelihood.num_probes': 8,
+    },
     setup_columns=in_group('solvers', solvers) | in_group('guidance', guided),
   )  # fmt: skip
   yield other('rae', 'SBM-RAE', {'none': dict(guidance={})})
@@ -128,10 +136,17 @@ def rows_of_seed(arg, seed):
   )  # fmt: skip
   for percent in PAIRED:
     for used, suffix in ((True, ''), (False, '_only')):
+      if percent >= 50 and not used:
+        continue
+      unpaired = '-' if percent == 100 else 'used' if used else 'left out'
       yield vae(
         f'paired_{percent}{suffix}', 'paired tuples',
-        columns={'paired': f'{percent} %', 'unpaired': 'used' if used else 'left out'},
-        overrides={'score.paired_fraction': percent / 100, 'score.use_unpaired': used},
+        columns={'paired': f'{percent} %', 'unpaired': unpaired},
+        overrides={
+          'score.paired_fraction': percent / 100,
+          'score.use_unpaired': used,
+          'score.num_steps': 20 if arg.smoke else paired_steps,
+        },
       )  # fmt: skip
   if arg.data == 'digits' and not seed:
     yield from rows_of_many(row, (2, 3) if arg.smoke else MODALITIES, arg.smoke)
@@ -140,7 +155,7 @@ def rows_of_seed(arg, seed):
 def rows_of_many(row, numbers, smoke):
   """Numbers of modalities, with one seed and shorter training: 50 are many."""
   short = {} if smoke else {'classifier.num_steps': 300, 'unimodal.num_steps': 1_500}
-  score = {} if smoke else {'score.num_steps': 5_000, 'evaluate.max_subsets': 5}
+  score = {} if smoke else {'score.num_steps': 3_000, 'evaluate.max_subsets': 4}
   score['score.network'] = dict(name='hub')
   largest = max(numbers)
   yield row(
@@ -163,15 +178,15 @@ def in_group(group, setups):
   return {name: {'group': group} for name in setups}
 
 
-def solver_setups(smoke):
+def solver_setups(evaluations, smoke):
   samplers = {
     f'{name}_{n}': solver(n) | {'time_min': TIME_MIN}
     for name, solver in SOLVERS.items()
-    for n in EVALUATIONS
+    for n in evaluations
     if not smoke or (name == 'dpm' and n < 20)
   }
   # Down to noise 0.02, and other spacings of the levels.
-  for n in () if smoke else EVALUATIONS:
+  for n in () if smoke else (20, 50):
     samplers[f'sde_dpm_down_{n}'] = SOLVERS['sde_dpm'](n) | {'time_min': 1e-3}
   for grid in ('time', 'log_snr'):
     few = SOLVERS['sde_dpm'](4 if smoke else 20)

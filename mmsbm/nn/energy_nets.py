@@ -12,9 +12,6 @@ import jax.numpy as jnp
 from mmsbm.latents import LatentLayout
 from mmsbm.nn import blocks
 
-# As for score networks: times in [0, 1] fill the range of frequencies.
-_TIME_SCALE = 1000.0
-
 
 class Tower(nn.Module):
   """One perceptron for all modalities; only the layers into it are their own.
@@ -53,7 +50,7 @@ class Tower(nn.Module):
     x = jnp.stack(x, axis=1)
     shape = (layout.num_modalities, self.width)
     modality = self.param('modality', nn.initializers.normal(1.0), shape)
-    time = blocks.sinusoidal_embedding(_TIME_SCALE * t, self.time_features)
+    time = blocks.sinusoidal_embedding(blocks.TIME_SCALE * t, self.time_features)
     condition = nn.Dense(self.width, name='condition_0')(time) + modality
     condition = nn.gelu(nn.Dense(self.width, name='condition_1')(nn.gelu(condition)))
     for i in range(self.num_blocks):

@@ -4,49 +4,33 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mmsbm.infra.errors import UserError
 from mmsbm.samplers import noise as noise_lib
-from mmsbm.samplers.grids import GRIDS, check_choice, check_levels, time_grid
+from mmsbm.samplers.grids import GridSampler
 from mmsbm.samplers.resampling import jump, jump_times, visited_levels, visits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ancestral:
+class Ancestral(GridSampler):
   """Samples z_r given z_t and the predicted z_0, for r < t (arXiv 2010.02502, eq. 12).
 
   Attributes:
-    num_steps: noise levels visited; the step from the last one is to noise 0.
     eta: 1 draws from the Gaussian posterior of the forward process (DDPM, Ho et
       al., 2020), 0 adds no noise (DDIM).
-    grid: spacing of the levels, see grids.py.
-    time_min: time of the last level.
   """
 
   num_steps: int = 100
   eta: float = 1.0
-  grid: str = 'log_snr'
-  time_min: float = 1e-3
 
   def __post_init__(self):
-    check_levels(self.num_steps, self.time_min)
+    super().__post_init__()
     if not 0 <= self.eta <= 1:
       raise UserError(f'eta of ancestral sampling is {self.eta}; it lies in [0, 1].')
-    check_choice('grid', self.grid, GRIDS)
-
-  @property
-  def num_evaluations(self) -> int:
-    return self.num_steps
-
-  def evaluation_times(self, sde, resampling=None) -> np.ndarray:
-    """Times [NFE] of the network's calls; see samplers/__init__.py."""
-    levels = visited_levels(self.num_steps, resampling)
-    return time_grid(sde, self.grid, self.num_steps, self.time_min)[levels]
 
   def __call__(self, keys, score_fn, z, *, sde, hold, resampling=None):
     """Returns clean latents [B, D]; arguments in samplers/__init__.py."""
-    times = time_grid(sde, self.grid, self.num_steps, self.time_min)
+    times = self.times(sde)
     levels = visited_levels(self.num_steps, resampling)
     alpha, sigma = sde.alpha(times), sde.sigma(times)
     next_alpha = jnp.append(alpha[1:], 1.0)

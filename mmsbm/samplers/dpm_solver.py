@@ -4,10 +4,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mmsbm.samplers import noise as noise_lib
-from mmsbm.samplers.grids import GRIDS, check_choice, check_levels, time_grid
+from mmsbm.samplers.grids import GridSampler
 from mmsbm.samplers.resampling import (
   begins_anew,
   jump,
@@ -18,7 +17,7 @@ from mmsbm.samplers.resampling import (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DPMSolver:
+class DPMSolver(GridSampler):
   """Multistep solver of the reverse process (Lu et al., 2022, arXiv 2211.01095).
 
   It integrates the linear part exactly and extrapolates the predicted z_0 in
@@ -41,33 +40,14 @@ class DPMSolver:
   infinitely long and returns x. They are of first order.
 
   Attributes:
-    num_steps: noise levels visited; the step from the last one is to noise 0.
     stochastic: False solves the probability flow, True the reverse SDE.
-    grid: spacing of the levels, see grids.py.
-    time_min: time of the last level.
   """
 
-  num_steps: int = 20
   stochastic: bool = False
-  grid: str = 'log_snr'
-  time_min: float = 1e-3
-
-  def __post_init__(self):
-    check_levels(self.num_steps, self.time_min)
-    check_choice('grid', self.grid, GRIDS)
-
-  @property
-  def num_evaluations(self) -> int:
-    return self.num_steps
-
-  def evaluation_times(self, sde, resampling=None) -> np.ndarray:
-    """Times [NFE] of the network's calls; see samplers/__init__.py."""
-    levels = visited_levels(self.num_steps, resampling)
-    return time_grid(sde, self.grid, self.num_steps, self.time_min)[levels]
 
   def __call__(self, keys, score_fn, z, *, sde, hold, resampling=None):
     """Returns clean latents [B, D]; arguments in samplers/__init__.py."""
-    times = time_grid(sde, self.grid, self.num_steps, self.time_min)
+    times = self.times(sde)
     levels = visited_levels(self.num_steps, resampling)
     alpha, sigma = sde.alpha(times), sde.sigma(times)
     next_alpha = jnp.append(alpha[1:], 1.0)

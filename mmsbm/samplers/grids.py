@@ -1,11 +1,14 @@
 """Where a sampler evaluates the network: decreasing times from 1 to time_min."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mmsbm.diffusion.sde import SDE
 from mmsbm.infra.errors import UserError
+from mmsbm.samplers.resampling import visited_levels
 
 _RHO = 7.0  # arXiv 2206.00364, eq. (5)
 
@@ -53,3 +56,34 @@ def _time_grid(sde, grid, num_levels, time_min):
     first, last = s_max ** (1 / _RHO), s_min ** (1 / _RHO)
     s = (first + u * (last - first)) ** _RHO
   return jnp.clip(sde.time_of_noise_level(s), time_min, 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GridSampler:
+  """What the samplers have in common that evaluate the network once a level.
+
+  Attributes:
+    num_steps: noise levels visited; the step from the last one is to noise 0.
+    grid: spacing of the levels, see above.
+    time_min: time of the last level.
+  """
+
+  num_steps: int = 20
+  grid: str = 'log_snr'
+  time_min: float = 1e-3
+
+  def __post_init__(self):
+    check_levels(self.num_steps, self.time_min)
+    check_choice('grid', self.grid, GRIDS)
+
+  @property
+  def num_evaluations(self) -> int:
+    return self.num_steps
+
+  def times(self, sde: SDE) -> np.ndarray:
+    """Times [num_steps] of the levels."""
+    return time_grid(sde, self.grid, self.num_steps, self.time_min)
+
+  def evaluation_times(self, sde: SDE, resampling=None) -> np.ndarray:
+    """Times [NFE] of the network's calls; see samplers/__init__.py."""
+    return self.times(sde)[visited_levels(self.num_steps, resampling)]

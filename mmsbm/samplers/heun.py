@@ -6,31 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmsbm.samplers.grids import GRIDS, check_choice, check_levels, time_grid
+from mmsbm.samplers.grids import GridSampler
 from mmsbm.samplers.resampling import jump, jump_times, visited_levels, visits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Heun:
+class Heun(GridSampler):
   """Deterministic second order solver (Karras et al., 2022, Algorithm 1).
 
   In y = z / alpha and s = sigma / alpha the ODE of every SDE is dy/ds = eps, the
   predicted noise. The last step, to s = 0, is an Euler step and returns the
-  predicted z_0.
-
-  Attributes:
-    num_steps: noise levels visited; all but the last cost two evaluations.
-    grid: spacing of the levels, see grids.py.
-    time_min: time of the last level.
+  predicted z_0. All levels but the last
+  cost two evaluations.
   """
-
-  num_steps: int = 20
-  grid: str = 'log_snr'
-  time_min: float = 1e-3
-
-  def __post_init__(self):
-    check_levels(self.num_steps, self.time_min)
-    check_choice('grid', self.grid, GRIDS)
 
   @property
   def num_evaluations(self) -> int:
@@ -38,14 +26,14 @@ class Heun:
 
   def evaluation_times(self, sde, resampling=None) -> np.ndarray:
     """Times [NFE] of the network's calls; see samplers/__init__.py."""
-    times = time_grid(sde, self.grid, self.num_steps, self.time_min)
+    times = self.times(sde)
     levels = visited_levels(self.num_steps, resampling)
     reached, _ = jump_times(times, levels)
     return np.stack([times[levels], reached], 1).reshape(-1)[:-1]
 
   def __call__(self, keys, score_fn, z, *, sde, hold, resampling=None):
     """Returns clean latents [B, D]; arguments in samplers/__init__.py."""
-    times = time_grid(sde, self.grid, self.num_steps, self.time_min)
+    times = self.times(sde)
     levels = visited_levels(self.num_steps, resampling)
     # The evaluations in pairs of an Euler trial step and its correction with the
     # mean of both slopes: t_0, t_1 | t_1, t_2 | ... | t_last.
