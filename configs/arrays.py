@@ -127,9 +127,7 @@ def get_config(arg=None):
     learning_rate=1e-3,
   )
   if arg.smoke:
-    for stage in ('classifier', 'unimodal', 'score'):
-      c[stage].num_steps, c[stage].batch_size = 20, 32
-    c.loop.block_steps, c.loop.checkpoint_every_steps = 10, 10
+    common.shrink(c, num_steps=20, batch_size=32)
     c.evaluate.num_examples, c.evaluate.max_subsets, c.evaluate.chunk_size = 64, 2, 64
     c.sampler.num_steps = 4
     c.sample.num_examples, c.sample.num_samples = 4, 2

@@ -5,7 +5,6 @@
 Arguments, e.g. --config=configs/digits.py:method=sbm_rae,modalities=3,smoke:
   method: sbm_vae, sbm_rae, or mld (multi-modal latent diffusion).
   modalities: 2 to 50; from 11 on the photographs return in other colours.
-  energy: also train what energy guidance needs.
   smoke: the whole pipeline in under a minute; its numbers mean nothing.
 """
 
@@ -14,7 +13,7 @@ from configs import common
 
 def get_config(arg=None):
   arg = common.parse_arg(
-    arg, method='sbm_vae', modalities=4, preset='default', energy=False, smoke=False
+    arg, method='sbm_vae', modalities=4, preset='default', smoke=False
   )
   common.choose('method', arg.method, common.METHODS)
   common.choose('preset', arg.preset, ('default',))
@@ -87,13 +86,9 @@ def get_config(arg=None):
   c.evaluate.num_examples = 1_500
   if arg.smoke:
     c.data.num_train, c.data.num_val, c.data.num_test = 512, 64, 64
-    for stage, steps in (('classifier', 20), ('unimodal', 20), ('score', 20)):
-      c[stage].num_steps, c[stage].batch_size = steps, 32
-    c.loop.block_steps, c.loop.checkpoint_every_steps = 10, 10
+    common.shrink(c, num_steps=20, batch_size=32)
     c.evaluate.num_examples, c.evaluate.max_subsets, c.evaluate.chunk_size = 64, 3, 64
     c.sampler.num_steps = 4
     c.compare.pc200.sampler.num_steps = 4
     c.sample.num_examples, c.sample.num_samples = 4, 2
-  if arg.energy:
-    common.energy(c)
   return c

@@ -9,7 +9,6 @@ Arguments, e.g. --config=configs/polymnist.py:preset=cpu,modalities=5:
   modalities: 5 or 10; other numbers up to 10 work too.
   preset: 'default' for an accelerator, 'cpu' for half an hour on two cores, 'paper'
     for the networks, losses, schedules and sampler of arXiv 2305.15708 as published.
-  energy: also train what energy guidance needs.
   smoke: the whole pipeline on a stand-in for MNIST in under a minute.
 """
 
@@ -21,7 +20,7 @@ NUM_TRAIN = 50_000
 
 def get_config(arg=None):
   arg = common.parse_arg(
-    arg, method='sbm_vae', modalities=10, preset='default', energy=False, smoke=False
+    arg, method='sbm_vae', modalities=10, preset='default', smoke=False
   )
   common.choose('method', arg.method, common.METHODS)
   common.choose('preset', arg.preset, PRESETS)
@@ -49,8 +48,6 @@ def get_config(arg=None):
   {'default': default, 'cpu': cpu, 'paper': paper}[arg.preset](c, arg)
   if arg.smoke:
     shrink(c)
-  if arg.energy:
-    common.energy(c)
   return c
 
 
@@ -193,9 +190,7 @@ def shrink(c):
   c.data.mnist_dir = ''
   c.data.verify_checksums = False
   c.data.num_train, c.data.num_val, c.data.num_test = 256, 64, 64
-  for stage in ('classifier', 'unimodal', 'score'):
-    c[stage].num_steps, c[stage].batch_size = 4, 8
-  c.loop.block_steps, c.loop.checkpoint_every_steps = 2, 2
+  common.shrink(c, num_steps=4, batch_size=8)
   c.evaluate.num_examples, c.evaluate.max_subsets, c.evaluate.chunk_size = 16, 1, 16
   c.sampler.num_steps = 2
   c.sample.num_examples, c.sample.num_samples = 2, 1

@@ -109,16 +109,21 @@ class ClassifierFree(Guidance):
 
   Attributes:
     joint_scale: factor of the term for rows with nothing observed.
+    per_observed: divides `scale` by the number of observed modalities, as `Energy`
+      does: as if an average one of them were seen `scale` times more. What says
+      little is amplified, and what says much not too often.
   """
 
   joint_scale: float = 0.0
+  per_observed: bool = False
 
   needs = 'dropped'
 
   def term(self, draw, score, z, t):
     some = draw.observed.any(-1, keepdims=True)
     missing = jnp.where(some, draw.observed, random_half(draw.keys, t, draw.observed))
-    scale = jnp.where(some, self.scale, self.joint_scale)
+    count = draw.observed.sum(-1, keepdims=True) if self.per_observed else 1
+    scale = jnp.where(some, self.scale / jnp.maximum(count, 1), self.joint_scale)
     away = scale * (score - draw.dropped_score(z, t, missing))
     # With scale 0 the difference of two scores that are not finite is no matter.
     guided = draw.expand(~missing) & (scale != 0)

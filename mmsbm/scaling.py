@@ -26,7 +26,8 @@ from mmsbm.samplers import SAMPLERS
 
 PyTree = Any
 
-NUM_EVALUATIONS = 20
+# Of the config's sampler, at every number of modalities.
+NUM_STEPS = 20
 # At most so many calls, of which the fastest counts, and no further one after so long.
 _REPEATS = 5
 _ENOUGH_SECONDS = 10.0
@@ -93,7 +94,7 @@ def _training_cost(training: Training, batch: PyTree) -> Cost:
 
 def _sampling_cost(experiment: Experiment, training: Training, batch: PyTree) -> Cost:
   """Of drawing all modalities of a batch with the sampler of the config."""
-  spec = {**experiment.config['sampler'], 'num_steps': NUM_EVALUATIONS}
+  spec = {**experiment.config['sampler'], 'num_steps': NUM_STEPS}
   sampler = build(SAMPLERS, spec)
   score, (size, num) = experiment.score, batch['present'].shape
 
@@ -152,31 +153,34 @@ def scaling(
         'z': jax.random.normal(jax.random.key(0), (size, other.layout.total)),
         'present': jnp.ones((size, num), bool),
       }
-      cost = {
-        'train': _training_cost(training, batch),
-        'sample': _sampling_cost(other, training, batch),
+      training_cost = _training_cost(training, batch)
+      sampling_cost = _sampling_cost(other, training, batch)
+      per_example = {
+        key: value / size
+        for key, value in _columns(training_cost, sampling_cost).items()
       }
-      costs.append(cost)
+      costs.append(per_example)
       yield {
         'network': name,
         'modalities': num,
         'parameters': parameter_count(training, other.blank_example),
-        **{
-          f'{what}_{key}': value / size
-          for what, of in cost.items()
-          for key, value in dataclasses.asdict(of).items()
-        },
+        **per_example,
       }
     if len(numbers) > 1:
+      first, *_, last = costs
       yield {
         'network': name,
         'modalities': f'{numbers[-1]}/{numbers[0]}',
-        **{
-          f'{what}_{key}': value / getattr(costs[0][what], key)
-          for what, of in costs[-1].items()
-          for key, value in dataclasses.asdict(of).items()
-        },
+        **{key: last[key] / value for key, value in first.items()},
       }
+
+
+def _columns(training: Cost, sampling: Cost) -> dict[str, float]:
+  out = {f'train_{k}': v for k, v in dataclasses.asdict(training).items()}
+  out |= {f'sample_{k}': v for k, v in dataclasses.asdict(sampling).items()}
+  # The compiler counts the body of a loop once.
+  out['evaluation_gflop'] = out.pop('sample_gflop')
+  return out
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -24,6 +26,7 @@ def _benchmark(tmp_path, *arguments):
   )
 
 
+@pytest.mark.slow
 def test_rows(tmp_path):
   result = _benchmark(
     tmp_path, '--config=configs/arrays.py:smoke', '--what=startup,train,sample',

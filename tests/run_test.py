@@ -152,6 +152,14 @@ def test_a_folder_that_is_no_run(tmp_path):
     mmsbm.load(tmp_path)
 
 
+def test_a_run_of_another_version(smoke_run, tmp_path):
+  record = json.loads((smoke_run / 'run.json').read_text())
+  del record['config']['score']['drop_probability']
+  (tmp_path / 'run.json').write_text(json.dumps(record))
+  with pytest.raises(UserError, match="another version .* no 'drop_probability'"):
+    mmsbm.load(tmp_path)
+
+
 @pytest.mark.parametrize('content', [None, b'', b'PK\x03\x04torn', b'not an npz'])
 def test_latents_that_are_gone_or_torn(smoke_run, tmp_path, content):
   workdir = tmp_path / 'w'

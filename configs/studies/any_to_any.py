@@ -40,8 +40,8 @@ SOLVERS = {
   ),
 }
 # Where they are compared, the solvers go down to the noise level at which the default
-# setup ends, 0.16 of the standard deviation of the latents, and are not guided.
-TIME_MIN = 0.33
+# setup ends, 0.07 of the standard deviation of the latents, and are not guided.
+TIME_MIN = 0.2
 CLASSIFIER_FREE = dict(name='classifier_free', noise_min=0.55, noise_max=6.0)
 GUIDANCE = {
   'none': {},
@@ -55,7 +55,7 @@ GUIDANCE = {
     f'energy_{scale * 100:.0f}': dict(
       name='energy', scale=scale, noise_min=0.55, noise_max=6.0
     )
-    for scale in (1.0, 2.0, 4.0)
+    for scale in (0.5, 1.0, 2.0)
   },
 }
 AS_PUBLISHED = {'sampler': 'predictor_corrector(as published)'}
@@ -110,7 +110,7 @@ def rows_of_seed(arg, seed):
   solvers, guided = solver_setups(evaluations, arg.smoke), guidance_setups(arg.smoke)
   published, conditioned = conditioning_setups(arg.smoke)
   yield vae(
-    'vae', 'methods', arguments=dict(energy=True), compare=solvers | guided,
+    'vae', 'methods', compare=solvers | guided,
     overrides={
       'evaluate.likelihood.num_examples': 8 if arg.smoke else 100,
       'evaluate.likelihood.num_probes': 8,
@@ -122,6 +122,7 @@ def rows_of_seed(arg, seed):
   yield vae(
     'published', 'methods', 'SBM-VAE, one time',
     overrides={
+      'stages': ('classifier', 'unimodal', 'score'),
       'score.condition_probability': 0.0,
       'score.drop_probability': 0.0,
       'conditioning': dict(name='paper'),
@@ -146,6 +147,7 @@ def rows_of_seed(arg, seed):
           'score.paired_fraction': percent / 100,
           'score.use_unpaired': used,
           'score.num_steps': 20 if arg.smoke else paired_steps,
+          'energy.num_steps': 20 if arg.smoke else paired_steps // 2,
         },
       )  # fmt: skip
   if arg.data == 'digits' and not seed:
@@ -155,7 +157,15 @@ def rows_of_seed(arg, seed):
 def rows_of_many(row, numbers, smoke):
   """Numbers of modalities, with one seed and shorter training: 50 are many."""
   short = {} if smoke else {'classifier.num_steps': 300, 'unimodal.num_steps': 1_500}
-  score = {} if smoke else {'score.num_steps': 3_000, 'evaluate.max_subsets': 4}
+  score = (
+    {}
+    if smoke
+    else {
+      'score.num_steps': 3_000,
+      'energy.num_steps': 1_500,
+      'evaluate.max_subsets': 4,
+    }
+  )
   score['score.network'] = dict(name='hub')
   largest = max(numbers)
   yield row(
