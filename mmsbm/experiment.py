@@ -655,7 +655,9 @@ class Experiment:
         "the score network 'unet' knows one time for all modalities: set "
         "config.score.condition_probability=0 and another conditioning, e.g. 'noised'."
       )
-    for name in self.setups:
+    # Autoencoders alone draw nothing.
+    drawn = self.setups if 'score' in self.config['stages'] else ()
+    for name in drawn:
       self._check_setup(name)
     self._check_score()
     for section in ('evaluate', 'sample'):
@@ -692,7 +694,7 @@ class Experiment:
       lambda: {k: v.init(self._key, self.blank_example) for k, v in learners.items()}
     )
     observed = jax.ShapeDtypeStruct((2, len(self.modalities)), bool)
-    for name in self.setups:
+    for name in drawn:
       jax.eval_shape(
         lambda variables, keys, z, observed, name=name: model.sample_latents(
           variables, keys, z, observed, name
