@@ -312,6 +312,61 @@ def run(study: Study, rows: Sequence[Any], publish) -> dict[str, str]:
 
 # --- results ------------------------------------------------------------------
 
+# What a line of the file holds for itself.
+_OWN = ('metric', 'num_given', 'features', 'value', 'stderr')
+
+
+def write_lines(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> None:
+  """Writes a results file: what lines share is said once, before them.
+
+  A line without `metric` holds what all lines of its row have in common or, with
+  `setup`, all lines of its row with that setup.
+  """
+  out = []
+  for row, of_row in _grouped(lines, 'row'):
+    common = _shared(of_row, ('row', 'setup', *_OWN))
+    out.append({'row': row, **common})
+    for setup, of_setup in _grouped(of_row, 'setup'):
+      names = {'row': row} | ({'setup': setup} if setup else {})
+      special = _shared(of_setup, (*names, *common, *_OWN))
+      if setup:
+        out.append(names | special)
+      else:
+        special = {}
+      said = common | special
+      out += [names | {k: v for k, v in x.items() if k not in said} for x in of_setup]
+  write_results(path, out)
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines that `write_lines` was given."""
+  said: dict[tuple, dict[str, Any]] = {}
+  out = []
+  for line in read_results(path):
+    row, setup = line.get('row'), line.get('setup')
+    if 'metric' in line:
+      out.append(said.get((row, None), {}) | said.get((row, setup), {}) | line)
+    else:
+      said[row, setup] = line
+  return out
+
+
+def _grouped(lines: Sequence[dict[str, Any]], key: str):
+  """(value of `key`, lines) in the order of first appearance."""
+  groups: dict[Any, list] = {}
+  for line in lines:
+    groups.setdefault(line.get(key), []).append(line)
+  return groups.items()
+
+
+def _shared(lines: Sequence[dict[str, Any]], without: Sequence[str]) -> dict[str, Any]:
+  """What is the same in all lines, but for the keys in `without`."""
+  return {
+    key: value
+    for key, value in lines[0].items()
+    if key not in without and all(key in line and line[key] == value for line in lines)
+  }
+
 
 def gather(study: Study) -> dict[str, list[dict[str, Any]]]:
   """{name: lines for the results file} of every finished row."""
@@ -364,13 +419,13 @@ def collect(study: Study, path: pathlib.Path) -> list[dict[str, Any]]:
   rows = {row.name: row for row in study.rows}
   with _locked(study.workdir / 'logs' / 'results.lock', wait=True):
     lines = {name: [] for name in rows}
-    for line in read_results(path):
-      row = rows.get(line.get('row'))
+    for line in read_lines(path):
+      row = rows.get(line['row'])
       if row and line.get('definition') == study.fingerprint(row):
         lines[row.name].append(line)
     lines |= gather(study)
     every = [line for part in lines.values() for line in part]
-    write_results(path, every)
+    write_lines(path, every)
   return every
 
 
@@ -454,7 +509,7 @@ def _write_tables(args: argparse.Namespace, lines: Sequence[dict[str, Any]]) -> 
 def execute(args: argparse.Namespace) -> int:
   """Does what the command says; returns the exit code."""
   if not args.study:
-    lines = read_results(args.results)
+    lines = read_lines(args.results)
     if not lines or not all('columns' in line for line in lines):
       raise UserError(f'{args.results} holds no results of a study.')
     _write_tables(args, lines)

@@ -2,11 +2,25 @@
 
 import gc
 import os
+import shutil
 import sys
+import tempfile
 import time
 import warnings
 
 import pytest
+
+COMPILED = 'JAX_COMPILATION_CACHE_DIR'
+
+
+def pytest_configure(config):
+  """What several of the tests' processes compile is compiled once."""
+  if COMPILED not in os.environ:
+    folder = tempfile.mkdtemp(prefix='mmsbm_compiled_')
+    # Workers of pytest-xdist and programs that tests start inherit it.
+    os.environ[COMPILED] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 
 @pytest.fixture

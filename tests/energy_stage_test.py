@@ -11,14 +11,21 @@ from mmsbm.infra.errors import UserError
 from mmsbm.main import execute
 
 
-def config():
+def without():
+  """A config as if there were no energies."""
   c = digits.get_config('smoke,modalities=3')
-  common.energy(
-    c, network=dict(name='tower', width=16, num_blocks=1, features=8), num_steps=10,
-    batch_size=32,
-  )  # fmt: skip
-  c.evaluate.precision_recall = False
+  c.stages = ('classifier', 'unimodal', 'score')
   c.guidance = {}
+  del c.energy
+  return c
+
+
+def config():
+  c = without()
+  common.energy(
+    c, network=dict(name='tower', width=16, num_blocks=1, features=8), num_steps=10
+  )
+  c.evaluate.precision_recall = False
   energy = dict(name='energy', scale=1.0, noise_max=3.0)
   c.compare = {
     'energy': dict(guidance=energy),
@@ -33,6 +40,10 @@ def config():
 def test_a_finished_run_gets_energies_and_nothing_else(smoke_run, tmp_path):
   workdir = tmp_path / 'w'
   shutil.copytree(smoke_run, workdir)
+  shutil.rmtree(workdir / 'checkpoints' / 'energy')
+  record = json.loads((workdir / 'run.json').read_text())
+  record['config'] = without().to_dict()
+  (workdir / 'run.json').write_text(json.dumps(record))
   checkpoints = {
     p: p.stat().st_mtime_ns for p in (workdir / 'checkpoints').rglob('*') if p.is_file()
   }
@@ -62,14 +73,18 @@ def test_a_finished_run_gets_energies_and_nothing_else(smoke_run, tmp_path):
 
 def test_other_energies_are_another_training():
   new = config()
-  assert (
-    training_differences(digits.get_config('smoke,modalities=3').to_dict(), new) == []
-  )
+  old = without().to_dict()
+  assert training_differences(old, new) == []
   other = json.loads(json.dumps(new))
   other['energy']['num_steps'] = 11
   assert training_differences(new, other) == ['energy.num_steps: 10 -> 11']
-  without = digits.get_config('smoke,modalities=3').to_dict()
-  assert any('energy.num_steps' in line for line in training_differences(new, without))
+  assert any('energy.num_steps' in line for line in training_differences(new, old))
+
+
+def test_autoencoders_alone_need_no_energies(tmp_path):
+  c = config() | {'stages': ('classifier', 'unimodal')}
+  c['guidance'] = {'name': 'energy', 'scale': 1.0}
+  Experiment(c, tmp_path).check()
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def get_config(arg=None):
   c['classifier']['network'] = patch
   c['score']['network'] = dict(name='mlp', width=8, num_blocks=1, expansion=1)
   c['data'].update(num_train=96, num_val=16, num_test=32)
-  for stage in ('classifier', 'unimodal', 'score'):
+  c['stages'], c['guidance'] = ('classifier', 'unimodal', 'score'), {}
+  for stage in c['stages']:
     c[stage].update(num_steps=6, batch_size=8, ema_decay=0.9)
   c['loop'].update(block_steps=1, checkpoint_every_steps=2)
   c['evaluate'].update(num_examples=30, max_subsets=2, chunk_size=30)

@@ -42,7 +42,8 @@ def assert_same(a, b, pixels=0):
 def test_shapes_and_types(run):
   assert run.modalities == NAMES
   assert run.config['method'] == 'sbm_vae'
-  assert set(run.steps) == {'score', *(f'unimodal/{name}' for name in NAMES)}
+  learners = {'score', 'energy', *(f'unimodal/{name}' for name in NAMES)}
+  assert set(run.steps) == learners
   out = run.sample(num=4, seed=1)
   assert {n: (a.shape, a.dtype) for n, a in out.items()} == dict.fromkeys(
     NAMES, ((4, *SHAPE), np.dtype(np.uint8))
