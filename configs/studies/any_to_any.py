@@ -58,7 +58,19 @@ GUIDANCE = {
     for scale in (0.5, 1.0, 2.0)
   },
 }
-AS_PUBLISHED = {'sampler': 'predictor_corrector(as published)'}
+# What the table calls them.
+SOLVER_NAMES = {
+  'ancestral': 'ancestral',
+  'ddim': 'DDIM',
+  'dpm': 'DPM-Solver++(2M)',
+  'sde_dpm': 'DPM-Solver++(2M) SDE',
+  'heun': 'Heun',
+  'pc': 'predictor-corrector',
+  'sde_dpm_down': 'DPM-Solver++(2M) SDE, to noise 0.02',
+  'sde_dpm_log_snr': 'DPM-Solver++(2M) SDE, levels even in log noise',
+}
+DEFAULT = {'sampler': 'default', 'guidance': 'default'}
+PUBLISHED = {'sampler': 'as published'}
 ARGUMENT = {'rae': 'sbm_rae', 'mld': 'mld'}
 
 
@@ -100,7 +112,7 @@ def rows_of_seed(arg, seed):
       name, 'methods', columns={'method': method}, pretrained=f'ae_s{seed}',
       arguments=dict(method=ARGUMENT[name]), compare=compare,
       overrides=dict(pretrained_stages=('classifier',)),
-      setup_columns=in_group('guidance', compare or ()),
+      setup_columns=in_guidance(compare) | {'default': DEFAULT} if compare else {},
     )  # fmt: skip
 
   yield row(
@@ -115,7 +127,12 @@ def rows_of_seed(arg, seed):
       'evaluate.likelihood.num_examples': 8 if arg.smoke else 100,
       'evaluate.likelihood.num_probes': 8,
     },
-    setup_columns=in_group('solvers', solvers) | in_group('guidance', guided),
+    setup_columns={'default': DEFAULT}
+    | {
+      setup: {'group': 'solvers', 'sampler': SOLVER_NAMES[setup.rpartition('_')[0]]}
+      for setup in solvers
+    }
+    | in_guidance(guided),
   )  # fmt: skip
   yield other('rae', 'SBM-RAE', {'none': dict(guidance={})})
   yield other('mld', 'MLD')
@@ -130,9 +147,10 @@ def rows_of_seed(arg, seed):
       'sampler': published,
     },
     compare=conditioned,
-    setup_columns={'default': AS_PUBLISHED} | {
-      setup: columns | (AS_PUBLISHED if setup.endswith('published') else {})
-      for setup, columns in in_group('conditioning', conditioned).items()
+    setup_columns={'default': PUBLISHED} | {
+      setup: {'group': 'conditioning', 'sampler': SOLVER_NAMES['sde_dpm']}
+      | (PUBLISHED if setup.endswith('published') else {})
+      for setup in conditioned
     },
   )  # fmt: skip
   for percent in PAIRED:
@@ -143,6 +161,7 @@ def rows_of_seed(arg, seed):
       yield vae(
         f'paired_{percent}{suffix}', 'paired tuples',
         columns={'paired': f'{percent} %', 'unpaired': unpaired},
+        setup_columns={'default': DEFAULT},
         overrides={
           'score.paired_fraction': percent / 100,
           'score.use_unpaired': used,
@@ -181,11 +200,24 @@ def rows_of_many(row, numbers, smoke):
       | score
       | {'evaluate.num_given': tuple(sorted({1, number // 2, number - 1}))},
       pretrained='ae_many_s0',
+      setup_columns={'default': DEFAULT},
     )  # fmt: skip
 
 
-def in_group(group, setups):
-  return {name: {'group': group} for name in setups}
+def in_guidance(setups):
+  """Columns of setups with the default sampler and the guidance that they name."""
+  names = {
+    setup: setup.replace('classifier_free', 'classifier-free').split('_')
+    for setup in setups
+  }
+  return {
+    setup: {
+      'group': 'guidance',
+      'sampler': 'default',
+      'guidance': f'{kind} {int(scale[0]) / 100:g}' if scale else kind,
+    }
+    for setup, (kind, *scale) in names.items()
+  }
 
 
 def solver_setups(evaluations, smoke):
@@ -195,12 +227,13 @@ def solver_setups(evaluations, smoke):
     for n in evaluations
     if not smoke or (name == 'dpm' and n < 20)
   }
-  # Down to noise 0.02, and other spacings of the levels.
+  # Down to noise 0.02, and another spacing of the levels.
   for n in () if smoke else (20, 50):
     samplers[f'sde_dpm_down_{n}'] = SOLVERS['sde_dpm'](n) | {'time_min': 1e-3}
-  for grid in ('time', 'log_snr'):
-    few = SOLVERS['sde_dpm'](4 if smoke else 20)
-    samplers[f'{grid}_grid'] = few | {'time_min': TIME_MIN, 'grid': grid}
+  few = 4 if smoke else 20
+  samplers[f'sde_dpm_log_snr_{few}'] = SOLVERS['sde_dpm'](few) | {
+    'time_min': TIME_MIN, 'grid': 'log_snr',
+  }  # fmt: skip
   return {name: dict(sampler=each, guidance={}) for name, each in samplers.items()}
 
 
