@@ -180,9 +180,8 @@ def load(workdir: str | os.PathLike) -> Run:
   """
   config = read_record(workdir)['config']
   try:
-    experiment = Experiment(config, workdir)
+    return Run(Experiment(config, workdir))
   except KeyError as e:
     raise UserError(
       f'{workdir} was made by another version of this program: its config has no {e}.'
     ) from e
-  return Run(experiment)

@@ -6,7 +6,6 @@ import pathlib
 import re
 import shlex
 
-import jax
 import pytest
 
 from configs import common
@@ -38,14 +37,6 @@ def _get_config(name, arguments):
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
   monkeypatch.setenv('MMSBM_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
-
-
-@pytest.fixture
-def fast_compilation():
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-  jax.clear_caches()
 
 
 def _run(config, workdir):
@@ -80,18 +71,31 @@ def test_every_config_has_every_method(name, method, tmp_path):
   assert (scored.drop_probability == 0) == (method == 'mld')
 
 
-# Programs much like those of others: only with -m slow.
+# Only with -m slow: programs much like those of others or, of `digits`, the very one
+# that other tests run; and the convolutions of `paper`, minutes of compilation.
 SLOW = {
+  ('digits', 'method=sbm_vae,modalities=3'),
   ('digits', 'method=mld,modalities=2'),
   ('polymnist', 'method=sbm_vae,modalities=2'),
+  ('polymnist', 'method=sbm_vae,modalities=2,preset=paper'),
 }
+
+
+@pytest.mark.parametrize('preset', ['default', 'cpu', 'paper'])
+def test_presets_can_be_run(preset, tmp_path):
+  """Shapes and options fit together, at full size; nothing is computed."""
+  config = _get_config('polymnist', f'smoke,preset={preset}')
+  full = _get_config('polymnist', f'preset={preset}')
+  for section in ('modalities', 'classifier', 'score', 'sampler', 'evaluate'):
+    config[section] = full[section]
+  Experiment(config.to_dict(), tmp_path).check()
 
 
 @pytest.mark.parametrize(
   'name,arguments',
   [pytest.param(*run, marks=[pytest.mark.slow] * (run in SLOW)) for run in RUNS],
 )
-def test_smoke(name, arguments, tmp_path, fast_compilation):
+def test_smoke(name, arguments, tmp_path):
   config = _get_config(name, f'smoke,{arguments}')
   rows = _run(config, tmp_path)
   values = {(r['metric'], r['num_given']) for r in rows if 'num_given' in r}
@@ -108,7 +112,7 @@ def test_smoke(name, arguments, tmp_path, fast_compilation):
   assert f'unimodal/{next(iter(config.modalities))}' in record['parameters']
 
 
-def test_arrays_without_labels(tmp_path, fast_compilation):
+def test_arrays_without_labels(tmp_path):
   config = _get_config('arrays', 'smoke,modalities=2')
   config.modalities.image.judge = ''
   rows = _run(config, tmp_path)

@@ -21,6 +21,8 @@ def pytest_configure(config):
     os.environ[COMPILED] = folder
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+  # Most of the time goes to compilation.
+  os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 
 @pytest.fixture

@@ -122,6 +122,19 @@ def test_what_has_nothing_observed_is_left_alone():
     assert got[1, 0] != plain[1, 0]
 
 
+def test_per_observed_counts_an_average_condition():
+  """The scale over 2, 1, and, with nothing observed, the joint scale as it is."""
+  observed = jnp.array([[False, True, True], [False, False, True], [False] * 3])
+  draw = make_draw(observed, lambda z, t, missing: 0.2 * z, None)
+  z = jnp.arange(1.0, 10.0).reshape(3, 3)
+  guidance = ClassifierFree(scale=3.0, joint_scale=5.0, per_observed=True)
+  got = np.asarray(guidance.term(draw, 0.9 * z, z, jnp.float32(0.5)))
+  np.testing.assert_allclose(got[0], [1.5 * 0.7 * 1, 0, 0], rtol=1e-5)
+  np.testing.assert_allclose(got[1], [3.0 * 0.7 * 4, 3.0 * 0.7 * 5, 0], rtol=1e-5)
+  share = got[2] / (0.7 * np.asarray(z[2]))
+  assert sorted(np.round(share, 4)) == [0, 5, 5]
+
+
 @pytest.mark.parametrize('sde', SDES)
 def test_joint_scale_tilts_by_what_the_halves_tell_of_each_other(sde):
   """log p_t(z) + w log p_t(z) / (p_t(z_0) p_t(z_1)), for one half at a time."""

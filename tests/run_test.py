@@ -154,11 +154,13 @@ def test_a_folder_that_is_no_run(tmp_path):
 
 
 def test_a_run_of_another_version(smoke_run, tmp_path):
-  record = json.loads((smoke_run / 'run.json').read_text())
+  workdir = tmp_path / 'w'
+  shutil.copytree(smoke_run, workdir)
+  record = json.loads((workdir / 'run.json').read_text())
   del record['config']['score']['drop_probability']
-  (tmp_path / 'run.json').write_text(json.dumps(record))
+  (workdir / 'run.json').write_text(json.dumps(record))
   with pytest.raises(UserError, match="another version .* no 'drop_probability'"):
-    mmsbm.load(tmp_path)
+    mmsbm.load(workdir)
 
 
 @pytest.mark.parametrize('content', [None, b'', b'PK\x03\x04torn', b'not an npz'])

@@ -619,6 +619,7 @@ def score_parameters(workdir):
   return {jax.tree_util.keystr(k): np.asarray(v).tobytes() for k, v in leaves}
 
 
+@pytest.mark.slow
 def test_shared_autoencoders_give_the_run_that_own_ones_give(
   finished_study, program, tiny, tmp_path
 ):
