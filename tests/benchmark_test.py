@@ -48,6 +48,7 @@ def test_rows(tmp_path):
     assert row['matmul_gflops'] and row['peak_memory_mb'] > 50
 
 
+@pytest.mark.slow
 def test_table_of_scaling(tmp_path):
   result = _benchmark(
     tmp_path, '--config=configs/arrays.py:smoke', '--what=scaling', '--format=table',

@@ -174,7 +174,7 @@ def test_readme_commands(command):
         node = node[key]
       assert isinstance(node, str) or type(node)(value) is not None
     else:
-      assert option in ('workdir', 'mode', 'what', 'blocks')
+      assert option in ('workdir', 'mode', 'what', 'format', 'blocks')
 
 
 def test_readme_has_the_two_commands():
