@@ -240,7 +240,7 @@ def energy(
 
 
 def shrink(c, *, num_steps: int, batch_size: int) -> None:
-  """Sets all stages, and what follows them, to a run whose numbers mean nothing."""
+  """Makes all stages and the blocks of the loop short: numbers mean nothing."""
   for stage in c.stages:
     c[stage].num_steps, c[stage].batch_size = num_steps, batch_size
   c.loop.block_steps = c.loop.checkpoint_every_steps = num_steps // 2

@@ -420,7 +420,7 @@ def collect(study: Study, path: pathlib.Path) -> list[dict[str, Any]]:
   with _locked(study.workdir / 'logs' / 'results.lock', wait=True):
     lines = {name: [] for name in rows}
     for line in read_lines(path):
-      row = rows.get(line['row'])
+      row = rows.get(line.get('row'))
       if row and line.get('definition') == study.fingerprint(row):
         lines[row.name].append(line)
     lines |= gather(study)

@@ -9,7 +9,7 @@ Arguments:
   smoke: every row in seconds; its numbers mean nothing.
 """
 
-from configs import common, polymnist
+from configs import common, digits, polymnist
 from configs.studies import Row
 
 # File, its arguments, seeds, network evaluations of the solvers, and steps of the score
@@ -41,20 +41,21 @@ SOLVERS = {
 }
 # Where they are compared, the solvers go down to the noise level at which the default
 # setup ends, 0.07 of the standard deviation of the latents, and are not guided.
-TIME_MIN = 0.2
-CLASSIFIER_FREE = dict(name='classifier_free', noise_min=0.55, noise_max=6.0)
+TIME_MIN = digits.get_config().sampler.time_min
+# The levels that the default setup guides.
+LEVELS = {
+  key: digits.get_config().guidance.energy[key] for key in ('noise_min', 'noise_max')
+}
 GUIDANCE = {
   'none': {},
   **{
     f'classifier_free_{scale * 100:.0f}': dict(
-      CLASSIFIER_FREE, scale=scale, joint_scale=scale
+      name='classifier_free', scale=scale, joint_scale=scale, **LEVELS
     )
     for scale in (0.5, 1.0, 2.0, 4.0, 8.0)
   },
   **{
-    f'energy_{scale * 100:.0f}': dict(
-      name='energy', scale=scale, noise_min=0.55, noise_max=6.0
-    )
+    f'energy_{scale * 100:.0f}': dict(name='energy', scale=scale, **LEVELS)
     for scale in (0.5, 1.0, 2.0)
   },
 }

@@ -60,7 +60,7 @@ def _time_grid(sde, grid, num_levels, time_min):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GridSampler:
-  """What the samplers have in common that evaluate the network once a level.
+  """What the samplers that go once down a grid of noise levels have in common.
 
   Attributes:
     num_steps: noise levels visited; the step from the last one is to noise 0.

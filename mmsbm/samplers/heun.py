@@ -16,8 +16,7 @@ class Heun(GridSampler):
 
   In y = z / alpha and s = sigma / alpha the ODE of every SDE is dy/ds = eps, the
   predicted noise. The last step, to s = 0, is an Euler step and returns the
-  predicted z_0. All levels but the last
-  cost two evaluations.
+  predicted z_0. All levels but the last cost two evaluations.
   """
 
   @property
