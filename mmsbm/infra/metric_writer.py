@@ -35,7 +35,7 @@ class MetricWriter:
     self.path = pathlib.Path(workdir) / 'metrics.jsonl'
     self.path.parent.mkdir(parents=True, exist_ok=True)
     self._events_dir = self.path.parent / 'tensorboard'
-    self._summary_writer = _import_summary_writer() if tensorboard else None
+    self._tensorboard = tensorboard and _has_tensorboard()
     self._events = {}
     self._purge_steps = {}
     self._file = None
@@ -64,12 +64,10 @@ class MetricWriter:
     try:
       # One unbuffered write per line: a killed process tears the last line at most.
       self._file.write(to_line(row))
-      self._write_events(int(step), learner, values, time)
+      if self._tensorboard:
+        self._events_of(learner).write(int(step), values, time)
     except OSError as error:
-      raise errors.UserError(
-        f'Cannot write {self.path}: {error.strerror}; free the disk or make the '
-        'folder writable, then repeat the command to resume.'
-      ) from error
+      raise self._unwritable(error) from error
 
   def truncate_after(self, step_by_learner: Mapping[str, int]) -> None:
     """Forgets what a resumed run is about to do again.
@@ -96,46 +94,102 @@ class MetricWriter:
 
   def flush(self) -> None:
     """Brings event files up to date; metrics.jsonl always is."""
-    for writer in self._events.values():
-      writer.flush()
+    for events in self._events.values():
+      events.flush()
 
   def close(self) -> None:
     """Closes all files. A second call does nothing."""
     self._file.close()
+    problems = []
     while self._events:
-      self._events.popitem()[1].close()
+      try:
+        self._events.popitem()[1].close()
+      except OSError as error:
+        problems.append(error)
+    if problems:
+      raise self._unwritable(problems[0]) from problems[0]
 
   def __enter__(self):
     return self
 
-  def __exit__(self, *exc_info):
-    self.close()
+  def __exit__(self, kind, *_):
+    try:
+      self.close()
+    except errors.UserError:
+      # What went wrong before says more, and is most often the same full disk.
+      if kind is None:
+        raise
 
   def _open(self):
     self._file = open(self.path, 'ab', buffering=0)  # noqa: SIM115
 
-  def _write_events(self, step, learner, values, time):
-    if self._summary_writer is None:
-      return
+  def _unwritable(self, error):
+    return errors.UserError(
+      f'Cannot write {self.path}: {error.strerror}; free the disk or make the '
+      'folder writable, then repeat the command to resume.'
+    )
+
+  def _events_of(self, learner):
     if learner not in self._events:
-      self._events[learner] = self._summary_writer(
-        str(self._events_dir / learner),
-        # TensorBoard hides events of an earlier process from this step on.
-        purge_step=self._purge_steps.get(learner),
-        # Files are named by the second: two opened in one would be the same file.
-        filename_suffix=f'.{os.getpid()}.{time_lib.monotonic_ns()}',
+      self._events[learner] = _EventFile(
+        self._events_dir / learner, self._purge_steps.get(learner)
       )
-    for name, value in values.items():
-      if isinstance(value, (int, float)):
-        self._events[learner].add_scalar(name, value, step, walltime=time)
+    return self._events[learner]
 
 
-def _import_summary_writer():
+def _has_tensorboard():
   try:
-    from tensorboardX import SummaryWriter
+    import tensorboardX  # noqa: F401
   except ImportError:
-    return None
-  return SummaryWriter
+    return False
+  return True
+
+
+class _EventFile:
+  """An event file, written by the thread that calls.
+
+  The package's own SummaryWriter writes in another thread, where a full disk is
+  nobody's to handle, and once more when the process ends.
+  """
+
+  _FLUSH_SECONDS = 10.0
+
+  def __init__(self, folder: pathlib.Path, purge_step: int | None):
+    """Opens a new file; TensorBoard hides older files' events from `purge_step` on."""
+    from tensorboardX.record_writer import RecordWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # TensorBoard reads files in the order of their names. Several may be opened within
+    # one second.
+    name = f'events.out.tfevents.{int(time_lib.time())}.{os.getpid()}'
+    self._file = RecordWriter(str(folder / f'{name}.{time_lib.monotonic_ns()}'))
+    self._add(0, time_lib.time(), file_version='brain.Event:2')
+    self._next_flush = 0.0
+    if purge_step is not None:
+      self._add(purge_step, time_lib.time(), session_log={'status': 'START'})
+
+  def write(self, step: int, values: Mapping[str, Any], time: float) -> None:
+    value = [
+      {'tag': name, 'simple_value': value}
+      for name, value in values.items()
+      if isinstance(value, (int, float))
+    ]
+    self._add(step, time, summary={'value': value})
+    if time_lib.monotonic() >= self._next_flush:
+      self.flush()
+
+  def flush(self) -> None:
+    self._file.flush()
+    self._next_flush = time_lib.monotonic() + self._FLUSH_SECONDS
+
+  def close(self) -> None:
+    self._file.close()
+
+  def _add(self, step, time, **content):
+    from tensorboardX.proto.event_pb2 import Event
+
+    event = Event(step=step, wall_time=time, **content)
+    self._file.write(event.SerializeToString())
 
 
 def to_plain(value: Any) -> Any:

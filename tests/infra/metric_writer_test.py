@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import sys
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -138,3 +140,36 @@ def test_results_round_trip(tmp_path):
   )
   metric_writer.write_results(path, [])
   assert metric_writer.read_results(path) == []
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
+def test_event_files_on_a_full_disk(tmp_path, monkeypatch):
+  writing = pytest.importorskip('tensorboardX.record_writer')
+
+  class Full(writing.RecordWriter):
+    def __init__(self, path):
+      super().__init__('/dev/full')
+
+  monkeypatch.setattr(writing, 'RecordWriter', Full)
+  threads = threading.active_count()
+  with (
+    pytest.raises(errors.UserError, match='No space left on device'),
+    metric_writer.MetricWriter(tmp_path) as writer,
+  ):
+    writer.write(1, 'a', {'loss': 1.0})
+  # It is said at the end if not before, and what was said before stays.
+  monkeypatch.setattr(metric_writer._EventFile, 'flush', lambda self: None)
+  with (
+    pytest.raises(errors.UserError, match='No space left on device'),
+    metric_writer.MetricWriter(tmp_path) as writer,
+  ):
+    writer.write(2, 'a', {'loss': 1.0})
+  with (
+    pytest.raises(KeyError, match='first'),
+    metric_writer.MetricWriter(tmp_path) as writer,
+  ):
+    writer.write(3, 'a', {'loss': 1.0})
+    raise KeyError('first')
+  # Nothing is left that could complain later.
+  assert threading.active_count() == threads
+  assert [row['step'] for row in _strict(tmp_path / 'metrics.jsonl')] == [1, 2, 3]
