@@ -133,10 +133,10 @@ def _random_generator(experiment: Experiment) -> Generator:
   """The untrained model: speed does not depend on the weights."""
 
   def init(stage: str) -> list:
-    states = [
-      init_state(training, experiment.blank_example)
-      for training in experiment.trainings(stage)
-    ]
+    trainings = experiment.trainings(stage)
+    states = jax.jit(lambda batch: [init_state(t, batch) for t in trainings])(
+      experiment.blank_example
+    )
     return [{'params': state.params, **state.mutables} for state in states]
 
   total = experiment.layout.total

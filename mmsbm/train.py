@@ -174,17 +174,24 @@ def train_group(
   replicated = sharding.replicated(mesh)
 
   example = jax.tree.map(lambda a: np.asarray(a[:1]), source.arrays)
-  states = {name: init_state(t, example) for name, t in trainings.items()}
+
+  def init(example):
+    return {name: init_state(t, example) for name, t in trainings.items()}
+
   first = _resume_step(workdir, group)
   if first:
-    for name, state in states.items():
+    states = {}
+    for name, state in jax.eval_shape(init, example).items():
       abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
         to_tree(state),
       )
       tree = checkpoints.restore(directory(workdir, name), abstract, step=first)
       states[name] = from_tree(tree, state)
-  states = jax.device_put(states, replicated)
+    states = jax.device_put(states, replicated)
+  else:
+    # Compiled, or every network would be run once, operation by operation.
+    states = jax.jit(init, out_shardings=replicated)(example)
   arrays = sharding.put_replicated(source.arrays, mesh) if source.resident else None
   frozen = sharding.put_replicated(frozen, mesh)
 
