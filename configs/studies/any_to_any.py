@@ -176,14 +176,15 @@ def rows_of_seed(arg, seed):
 
 def rows_of_many(row, numbers, smoke):
   """Numbers of modalities, with one seed and shorter training: 50 are many."""
-  short = {} if smoke else {'classifier.num_steps': 300, 'unimodal.num_steps': 1_500}
+  short = {} if smoke else {'classifier.num_steps': 300, 'unimodal.num_steps': 1_000}
   score = (
     {}
     if smoke
     else {
-      'score.num_steps': 3_000,
-      'energy.num_steps': 1_500,
+      'score.num_steps': 2_000,
+      'energy.num_steps': 1_000,
       'evaluate.max_subsets': 4,
+      'evaluate.num_examples': 500,
     }
   )
   score['score.network'] = dict(name='hub')
