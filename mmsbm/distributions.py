@@ -1,5 +1,6 @@
 """Posteriors and likelihoods, written out."""
 
+import abc
 import dataclasses
 import math
 from typing import Protocol
@@ -10,8 +11,10 @@ from flax import struct
 
 
 @struct.dataclass
-class DiagGaussian:
-  """A Gaussian with diagonal covariance.
+class Posterior(abc.ABC):
+  """A distribution of independent dimensions, known by mean and variance.
+
+  `type(p)(zeros, zeros)` is the prior of the family: zero mean and unit variance.
 
   Attributes:
     mean: [..., D].
@@ -21,20 +24,67 @@ class DiagGaussian:
   mean: jax.Array
   log_var: jax.Array
 
+  @abc.abstractmethod
   def sample(self, key: jax.Array) -> jax.Array:
     """One reparametrised draw, [..., D]."""
+
+  @abc.abstractmethod
+  def log_prob(self, z: jax.Array) -> jax.Array:
+    """Log density at z [..., D], summed over the last axis."""
+
+  @abc.abstractmethod
+  def kl_to(self, other: 'Posterior') -> jax.Array:
+    """KL(self || other) of the same family, summed over the last axis."""
+
+  def kl_to_standard(self) -> jax.Array:
+    """KL to the prior of the family, summed over the last axis."""
+    zeros = jnp.zeros_like(self.mean)
+    return self.kl_to(type(self)(zeros, zeros))
+
+
+@struct.dataclass
+class DiagGaussian(Posterior):
+  """A Gaussian with diagonal covariance."""
+
+  def sample(self, key):
     noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
     return self.mean + jnp.exp(0.5 * self.log_var) * noise
 
-  def log_prob(self, z: jax.Array) -> jax.Array:
-    """Log density at z [..., D], summed over the last axis."""
+  def log_prob(self, z):
     square = jnp.square(z - self.mean) * jnp.exp(-self.log_var)
     return -0.5 * (square + self.log_var + math.log(2 * math.pi)).sum(-1)
 
-  def kl_to_standard_normal(self) -> jax.Array:
-    """KL(q || N(0, I)), summed over the last axis (Kingma & Welling, 2014, App. B)."""
-    terms = jnp.square(self.mean) + jnp.exp(self.log_var) - 1.0 - self.log_var
-    return 0.5 * terms.sum(-1)
+  def kl_to(self, other):
+    ratio = self.log_var - other.log_var
+    square = jnp.square(self.mean - other.mean) * jnp.exp(-other.log_var)
+    return 0.5 * (square + jnp.exp(ratio) - 1.0 - ratio).sum(-1)
+
+
+@struct.dataclass
+class DiagLaplace(Posterior):
+  """Independent Laplace distributions; their scale is sqrt(variance / 2)."""
+
+  @property
+  def log_scale(self) -> jax.Array:
+    return 0.5 * (self.log_var - math.log(2))
+
+  def sample(self, key):
+    noise = jax.random.laplace(key, self.mean.shape, self.mean.dtype)
+    return self.mean + jnp.exp(self.log_scale) * noise
+
+  def log_prob(self, z):
+    residual = jnp.abs(z - self.mean) * jnp.exp(-self.log_scale)
+    return -(residual + self.log_scale + math.log(2)).sum(-1)
+
+  def kl_to(self, other):
+    distance = jnp.abs(self.mean - other.mean)
+    ratio = self.log_scale - other.log_scale
+    inverse = jnp.exp(-self.log_scale)
+    near = jnp.exp(ratio - distance * inverse) + distance * jnp.exp(-other.log_scale)
+    return (near - 1.0 - ratio).sum(-1)
+
+
+POSTERIORS = {'normal': DiagGaussian, 'laplace': DiagLaplace}
 
 
 class Likelihood(Protocol):

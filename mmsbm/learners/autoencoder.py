@@ -89,7 +89,7 @@ class VAE(UnimodalAutoencoder):
   beta: float = 1.0
 
   def latent(self, posterior, key):
-    return posterior.sample(key), self.beta * posterior.kl_to_standard_normal()
+    return posterior.sample(key), self.beta * posterior.kl_to_standard()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""What the objectives of joint VAEs have in common."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from mmsbm.distributions import Posterior
+
+# (z [T, B, d], w [T, B, M, p] or None) -> weighted log p(x_m | z, w_m) [T, B, M], 0
+# where x_m is absent. T draws are decoded as one batch.
+LogLikelihood = Callable[[jax.Array, jax.Array | None], jax.Array]
+
+
+@struct.dataclass
+class Experts:
+  """What the encoders say of a batch.
+
+  Attributes:
+    shared: q(z | x_m) of every modality alone, [B, M, d].
+    present: which modalities there are, [B, M] bool. What `shared` and `private` hold
+      of others has no influence.
+    private: q(w_m | x_m), [B, M, p]; None without private latents.
+    auxiliary: r_m(w_m), the learned priors of MMVAE+, [M, p]; None without.
+  """
+
+  shared: Posterior
+  present: jax.Array
+  private: Posterior | None = None
+  auxiliary: Posterior | None = None
+
+
+class Objective(Protocol):
+  """A joint VAE: how experts make a posterior, and the bound that trains it."""
+
+  def __call__(
+    self, key: jax.Array, experts: Experts, log_likelihood: LogLikelihood
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of every example [B] in nats, less is better, and terms [B] to log.
+
+    A row with nothing present has the loss 0 and no gradient.
+    """
+
+  def posterior(self, keys: jax.Array, experts: Experts) -> Posterior:
+    """q(z | what is present), [B, d].
+
+    Of a mixture it is one component, drawn by the typed keys [B]; the prior in rows
+    with nothing.
+    """
+
+
+def terms_of(log_likelihoods: jax.Array, divergence: jax.Array) -> dict:
+  """The two parts of a bound: draws [T, B, M] are averaged, modalities added."""
+  reconstruction = -log_likelihoods.sum(-1)
+  if reconstruction.ndim > 1:
+    reconstruction = reconstruction.mean(0)
+  return {'reconstruction': reconstruction, 'divergence': divergence}
+
+
+def masked_mean_over_modalities(values: jax.Array, present: jax.Array) -> jax.Array:
+  """Mean over the modalities that are present, [..., B, M] to [..., B]; 0 if none."""
+  number = jnp.maximum(present.sum(-1), 1)
+  return jnp.where(present, values, 0.0).sum(-1) / number

@@ -1,0 +1,277 @@
+"""Joint VAEs whose posterior is a mixture: MoPoE, mmJSD, MMVAE and MMVAE+."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from mmsbm.fusion import (
+  all_subsets,
+  draw_member,
+  draw_subsets,
+  mixture_log_prob,
+  prior_where,
+  product_of_experts,
+  select,
+)
+from mmsbm.infra.errors import UserError
+from mmsbm.objectives.base import masked_mean_over_modalities, terms_of
+
+
+def one_expert(keys, experts):
+  """One of the present experts of every row, drawn by its key; the prior if none."""
+  members = experts.present
+  chosen = jax.vmap(draw_member)(keys, members)
+  return prior_where(~members.any(-1), select(experts.shared, chosen))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MoPoE:
+  """Mixture of products of experts (Sutter et al., arXiv 2105.02470, eq. 6).
+
+  q(z|X) is the mean of the products q_S over all non-empty subsets S of what is there:
+
+    E_{q(z|X)}[-sum_m log p(x_m|z)] + beta mean_S KL(q_S || N(0, I)).
+
+  Each example draws its own S for the expectation, all equally likely. (The published
+  program gives the rows of a batch to subsets in turn, so that a batch smaller than
+  2^M - 1 trains the full subset only.)
+
+  Attributes:
+    beta: weight of the divergence.
+    prior_expert: products that have N(0, I) as one more factor: 'none', 'all' or, as in
+      the published program, 'full', the product of all M modalities.
+    max_subsets: with more subsets than that, so many are drawn for the mean of the
+      divergence, anew for every example and step.
+  """
+
+  beta: float = 2.5
+  prior_expert: str = 'none'
+  max_subsets: int = 64
+
+  families = ('normal',)
+
+  def __post_init__(self):
+    if self.prior_expert not in ('none', 'all', 'full'):
+      raise UserError(
+        f"prior_expert={self.prior_expert!r}: choose from 'none', 'all', 'full'."
+      )
+
+  def product(self, experts, used):
+    """q_S for subsets used [..., B, M]."""
+    prior = {'none': False, 'all': True, 'full': used.all(-1)}[self.prior_expert]
+    return product_of_experts(experts.shared, used, prior=prior)
+
+  def __call__(self, key, experts, log_likelihood):
+    keys = jax.random.split(key, 3)
+    chosen = draw_subsets(keys[0], experts.present)
+    return self.loss_of(keys[1], experts, log_likelihood, chosen, keys[2])
+
+  def loss_of(self, key, experts, log_likelihood, chosen, subsets_key=None):
+    """The loss with z drawn from the products of the subsets `chosen` [B, M]."""
+    z = self.product(experts, chosen).sample(key)
+    log_p = log_likelihood(z[None], None)[0]
+    kl = self.divergence(subsets_key, experts)
+    return self.beta * kl - log_p.sum(-1), terms_of(log_p, kl)
+
+  def divergence(self, key, experts):
+    """mean_S KL(q_S || N(0, I)), [B]: exact, or over random subsets."""
+    present = experts.present
+    if 2 ** present.shape[-1] - 1 > self.max_subsets:
+      shape = (self.max_subsets, *present.shape)
+      used = draw_subsets(key, jnp.broadcast_to(present, shape))
+      return self.product(experts, used).kl_to_standard().mean(0)
+    used = jnp.asarray(all_subsets(present.shape[-1]))[:, None]
+    kl = self.product(experts, used & present).kl_to_standard()
+    valid = (present | ~used).all(-1)
+    return jnp.where(valid, kl, 0.0).sum(0) / jnp.maximum(valid.sum(0), 1)
+
+  def posterior(self, keys, experts):
+    """The product of all that is present, as in the published program."""
+    del keys
+    return self.product(experts, experts.present)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MMJSD:
+  """Multimodal Jensen-Shannon divergence (Sutter et al., arXiv 2006.08242, eq. 9).
+
+    E[-sum_m log p(x_m|z)] + beta sum_m pi KL(q_m || f),
+
+  z from a mixture of the experts, f their geometric mean, the dynamic prior, and pi
+  one over their number; N(0, I) is one of them unless `prior_expert` is False.
+
+  Attributes:
+    beta: weight of the divergence.
+    prior_expert: see above.
+  """
+
+  beta: float = 1.0
+  prior_expert: bool = True
+
+  families = ('normal',)
+
+  def divergence(self, experts):
+    """(sum_m pi KL(q_m || f) [B], f)."""
+    present = experts.present
+    number = jnp.maximum(present.sum(-1) + self.prior_expert, 1)
+    weights = present / number[:, None]
+    f = product_of_experts(experts.shared, weights, prior=self.prior_expert / number)
+    whole = jax.tree.map(lambda a: a[:, None], f)
+    kl = (weights * jnp.where(present, experts.shared.kl_to(whole), 0.0)).sum(-1)
+    if self.prior_expert:
+      zeros = jnp.zeros_like(f.mean)
+      kl += type(f)(zeros, zeros).kl_to(f) / number
+    return kl, f
+
+  def __call__(self, key, experts, log_likelihood):
+    which, noise = jax.random.split(key)
+    keys = jax.random.split(which, experts.present.shape[0])
+    z = one_expert(keys, experts).sample(noise)
+    log_p = log_likelihood(z[None], None)[0]
+    kl, _ = self.divergence(experts)
+    return self.beta * kl - log_p.sum(-1), terms_of(log_p, kl)
+
+  def posterior(self, keys, experts):
+    """The geometric mean of what is present and the prior, as it was trained to be."""
+    del keys
+    return self.divergence(experts)[1]
+
+
+@jax.custom_vjp
+def scale_gradient(x: jax.Array, factor: jax.Array) -> jax.Array:
+  """x, whose gradient is multiplied by `factor`, broadcastable to x."""
+  del factor
+  return x
+
+
+scale_gradient.defvjp(
+  lambda x, factor: (x, factor),
+  lambda factor, gradient: (gradient * factor, jnp.zeros_like(factor)),
+)
+
+ESTIMATORS = ('elbo', 'iwae', 'dreg')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MMVAE:
+  """Mixture of experts VAE (Shi et al., arXiv 1911.03393).
+
+  The mean over modalities m of a bound with K draws of z from q(z|x_m), whose weights
+
+    w = p(X|z) (p(z) / q(z|X))^beta,   q(z|X) = mean_n q(z|x_n),
+
+  are averaged inside the logarithm ('iwae', its eq. 5), or outside ('elbo'). 'dreg' has
+  the value of 'iwae' and, for the encoders, the gradient of arXiv 1810.04152, eq. 8, of
+  less variance. As the authors use it, with the density of the mixture in the weights,
+  it is unbiased for one modality, or for K = 1.
+
+  Attributes:
+    num_samples: K draws per modality.
+    estimator: see above.
+    beta: weight of log p(z) - log q(z|X).
+  """
+
+  num_samples: int = 1
+  estimator: str = 'iwae'
+  beta: float = 1.0
+
+  families = ('normal', 'laplace')
+
+  def __post_init__(self):
+    if self.estimator not in ESTIMATORS:
+      raise UserError(f'estimator={self.estimator!r} is not one of {ESTIMATORS}.')
+
+  def draws(self, key, experts):
+    """(z [K, M, B, d], None): K draws of every expert, of the prior if it is absent."""
+    shared = prior_where(~experts.present, experts.shared)
+    keys = jax.random.split(key, self.num_samples)
+    return jax.vmap(shared.sample)(keys).swapaxes(1, 2), None
+
+  def log_weights(self, experts, densities, log_likelihood, latents):
+    """(log w [K, M, B], log p(x_n|z) [K, M, B, M]); `densities` are experts for q."""
+    z, _ = latents
+    log_p = _decode(log_likelihood, z)
+    return log_p.sum(-1) + self.beta * _shared_ratio(experts, densities, z), log_p
+
+  def __call__(self, key, experts, log_likelihood):
+    present, latents = experts.present, self.draws(key, experts)
+    densities = experts
+    if self.estimator == 'dreg':
+      # The density of the posterior is no function of the encoders, and what reaches
+      # them through the draws has the normalised weight once more.
+      densities = jax.lax.stop_gradient(experts)
+      fixed = jax.lax.stop_gradient(latents)
+      log_w, _ = self.log_weights(experts, densities, log_likelihood, fixed)
+      normalised = jax.lax.stop_gradient(jax.nn.softmax(log_w, axis=0))
+      latents = jax.tree.map(
+        lambda a: scale_gradient(
+          a, normalised.reshape(*normalised.shape, *[1] * (a.ndim - 3))
+        ),
+        latents,
+      )
+    log_w, log_p = self.log_weights(experts, densities, log_likelihood, latents)
+    if self.estimator == 'elbo':
+      bounds = log_w.mean(0)
+    else:
+      bounds = jax.nn.logsumexp(log_w, axis=0) - math.log(self.num_samples)
+    loss = -masked_mean_over_modalities(bounds.T, present)
+    reconstruction = -log_p.sum(-1).mean(0)
+    reconstruction = masked_mean_over_modalities(reconstruction.T, present)
+    terms = {'reconstruction': reconstruction, 'divergence': loss - reconstruction}
+    return loss, terms
+
+  def posterior(self, keys, experts):
+    return one_expert(keys, experts)
+
+
+def _decode(log_likelihood, z, w=None):
+  """log p(x_n|z, w_n) [K, M, B, M] of draws z [K, M, B, d], w [K, M, B, M, p]."""
+  lead = z.shape[:2]
+  flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (z, w))
+  out = log_likelihood(*flat)
+  return out.reshape(*lead, *out.shape[1:])
+
+
+def _shared_ratio(experts, densities, z):
+  """log p(z) - log q(z|X) of z [K, M, B, d]."""
+  zeros = jnp.zeros_like(z)
+  prior = type(experts.shared)(zeros, zeros).log_prob(z)
+  return prior - mixture_log_prob(densities.shared, experts.present, z)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MMVAEPlus(MMVAE):
+  """MMVAE with shared and private latents (Palumbo et al., ICLR 2023, eq. 5).
+
+  The decoder of x_n sees z and a private w_n: for z from q(z|x_m), that of n = m is
+  drawn from q(w_m|x_m), and the others from auxiliary priors r_n(w_n), which are
+  learned. What x_n has for itself is then of no use in z. The weights are
+
+    w = p(x_m|z, w_m) prod_{n != m} p(x_n|z, w_n)
+        (p(z) p(w_m) / (q(z|X) q(w_m|x_m)))^beta.
+  """
+
+  def draws(self, key, experts):
+    """(z [K, M, B, d], w [K, M, B, M, p])."""
+    shared_key, own_key, other_key = jax.random.split(key, 3)
+    z, _ = super().draws(shared_key, experts)
+    private = prior_where(~experts.present, experts.private)
+    own = jax.vmap(private.sample)(jax.random.split(own_key, self.num_samples))
+    # The private latent of every target n, for every source m: [K, M, B, M, p].
+    shape = (*z.shape[:3], *experts.auxiliary.mean.shape)
+    auxiliary = jax.tree.map(lambda a: jnp.broadcast_to(a, shape), experts.auxiliary)
+    is_source = jnp.eye(z.shape[1], dtype=bool)[:, None, :, None]
+    return z, jnp.where(is_source, own[:, None], auxiliary.sample(other_key))
+
+  def log_weights(self, experts, densities, log_likelihood, latents):
+    z, w = latents
+    log_p = _decode(log_likelihood, z, w)
+    # Of every source its own, [K, B, M, p].
+    own = jnp.einsum('kmbmp->kbmp', w)
+    zeros = jnp.zeros_like(own)
+    private = prior_where(~experts.present, densities.private)
+    ratio = type(private)(zeros, zeros).log_prob(own) - private.log_prob(own)
+    ratio = _shared_ratio(experts, densities, z) + ratio.swapaxes(1, 2)
+    return log_p.sum(-1) + self.beta * ratio, log_p
