@@ -117,7 +117,10 @@ def cache_dir() -> str:
   return os.environ.get('MMSBM_CACHE', os.path.join('~', '.cache', 'mmsbm'))
 
 
-METHODS = ('sbm_vae', 'sbm_rae', 'mld')
+# A latent for each modality under one score model, or one latent for all.
+SCORE_METHODS = ('sbm_vae', 'sbm_rae', 'mld')
+JOINT_METHODS = ('mvae', 'mmvae', 'mopoe', 'mmjsd', 'mvtcae', 'mmvaeplus')
+METHODS = (*SCORE_METHODS, *JOINT_METHODS)
 
 
 def autoencoder(method: str, *, vae: dict, rae: dict) -> dict:
@@ -203,6 +206,64 @@ def mld_score(c) -> None:
   # Euler-Maruyama.
   c.sampler = dict(name='predictor_corrector', num_steps=250, corrector_steps=0)
   c.guidance = dict()
+
+
+def joint_vae(
+  c,
+  method: str,
+  *,
+  network: dict,
+  latent_dim: int,
+  num_steps: int,
+  score_steps: int,
+  batch_size: int = 128,
+  learning_rate: float = 1e-3,
+) -> None:
+  """Sets a joint VAE in place of autoencoders, with a score model on its latent.
+
+  Samples from nothing are drawn from the prior, as the methods have it; those of a
+  mixture of Gaussians and of the score model stand beside them.
+
+  Args:
+    c: a config with modalities.
+    method: one of JOINT_METHODS.
+    network: of the score model.
+    latent_dim: of the one latent; half of it is private with mmvaeplus.
+    num_steps: of the joint VAE.
+    score_steps: of the score model.
+    batch_size: of both.
+    learning_rate: of the joint VAE, at its highest.
+  """
+  for spec in c.modalities.values():
+    spec.latent_dim = latent_dim
+  c.stages = ('classifier', 'joint', 'score')
+  c.pretrained_stages = ('classifier', 'joint')
+  c.joint = dict(
+    objective={
+      'mvae': dict(name='mvae', beta=1.0),
+      'mmvae': dict(name='mmvae', beta=1.0, num_samples=1, estimator='elbo'),
+      'mopoe': dict(name='mopoe', beta=1.0),
+      'mmjsd': dict(name='mmjsd', beta=1.0),
+      'mvtcae': dict(name='mvtcae', beta=1.0, alpha=0.9),
+      'mmvaeplus': dict(name='mmvaeplus', beta=1.0, num_samples=1, estimator='elbo'),
+    }[method],
+    family='laplace' if method in ('mmvae', 'mmvaeplus') else 'normal',
+    private_dim=latent_dim // 2 if method == 'mmvaeplus' else 0,
+    likelihood_weights='none',
+    num_steps=num_steps,
+    batch_size=batch_size,
+    ema_decay=0.999,
+    optimizer=dict(learning_rate=learning_rate, warmup_steps=200),
+  )
+  multi_time_score(c, network=network, num_steps=score_steps)
+  # One latent, of which nothing is observed.
+  c.score.condition_probability = c.score.drop_probability = 0.0
+  c.conditioning, c.guidance = dict(), dict()
+  c.compare = {
+    'mixture': dict(sampler=dict(name='gaussian_mixture', num_components=50)),
+    'score': dict(sampler=c.sampler.to_dict()),
+  }
+  c.sampler = dict(name='prior')
 
 
 def energy(

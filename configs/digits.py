@@ -3,7 +3,8 @@
   python -m mmsbm.main --config=configs/digits.py --workdir=runs/digits
 
 Arguments, e.g. --config=configs/digits.py:method=sbm_rae,modalities=3,smoke:
-  method: sbm_vae, sbm_rae, or mld (multi-modal latent diffusion).
+  method: sbm_vae, sbm_rae, mld (multi-modal latent diffusion), or a joint VAE: mvae,
+    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus.
   modalities: 2 to 50; from 11 on the photographs return in other colours.
   smoke: the whole pipeline in under a minute; its numbers mean nothing.
 """
@@ -64,31 +65,40 @@ def get_config(arg=None):
     ema_decay=0.999,
     optimizer=dict(learning_rate=2e-3, warmup_steps=100, weight_decay=0.05),
   )
-  c.unimodal = dict(
-    autoencoder=common.autoencoder(
-      arg.method, vae=dict(beta=1.0), rae=dict(beta=0.5, latent_noise=0.2)
-    ),
-    num_steps=3_000,
-    batch_size=128,
-    ema_decay=0.999,
-    optimizer=dict(learning_rate=1e-3, warmup_steps=200),
-  )
-  common.latent_score(
-    c,
-    arg.method,
-    network=dict(name='mlp', width=320, num_blocks=3, expansion=2),
-    num_steps=10_000,
-  )
-  pc200 = dict(name='predictor_corrector', num_steps=100, grid='log_snr')
-  c.compare = {'pc200': dict(sampler=pc200, guidance=dict())}
-  if c.guidance:
-    c.compare.unguided = dict(guidance=dict())
+  network = dict(name='mlp', width=320, num_blocks=3, expansion=2)
+  if arg.method in common.JOINT_METHODS:
+    common.joint_vae(
+      c,
+      arg.method,
+      network=network,
+      latent_dim=64,
+      num_steps=6_000,
+      score_steps=5_000,
+    )
+  else:
+    c.unimodal = dict(
+      autoencoder=common.autoencoder(
+        arg.method, vae=dict(beta=1.0), rae=dict(beta=0.5, latent_noise=0.2)
+      ),
+      num_steps=3_000,
+      batch_size=128,
+      ema_decay=0.999,
+      optimizer=dict(learning_rate=1e-3, warmup_steps=200),
+    )
+    common.latent_score(c, arg.method, network=network, num_steps=10_000)
+    pc200 = dict(name='predictor_corrector', num_steps=100, grid='log_snr')
+    c.compare = {'pc200': dict(sampler=pc200, guidance=dict())}
+    if c.guidance:
+      c.compare.unguided = dict(guidance=dict())
   c.evaluate.num_examples = 1_500
   if arg.smoke:
     c.data.num_train, c.data.num_val, c.data.num_test = 512, 64, 64
     common.shrink(c, num_steps=20, batch_size=32)
     c.evaluate.num_examples, c.evaluate.max_subsets, c.evaluate.chunk_size = 64, 3, 64
-    c.sampler.num_steps = 4
-    c.compare.pc200.sampler.num_steps = 4
+    for spec in (c, *c.compare.values()):
+      if 'num_steps' in spec.get('sampler', ()):
+        spec.sampler.num_steps = 4
+      if 'num_components' in spec.get('sampler', ()):
+        spec.sampler.num_components = 4
     c.sample.num_examples, c.sample.num_samples = 4, 2
   return c

@@ -153,17 +153,17 @@ def _random_generator(experiment: Experiment) -> Generator:
 
 def _run_setup(generator: Generator, name: str) -> dict:
   """Samples one chunk twice; the first call compiles."""
-  num, size = generator.model.layout.num_modalities, generator.chunk_size
-  z = np.zeros((size, generator.model.layout.total), np.float32)
+  num, size = len(generator.model.modalities), generator.chunk_size
+  codes = np.zeros((size, generator.model.code_dim), np.float32)
   seconds = []
   for seed in range(3):
     start = time.perf_counter()
     generator.sample_latents(
-      z, np.zeros((size, num), bool), key=jax.random.key(seed), setup=name
+      codes, np.zeros((size, num), bool), key=jax.random.key(seed), setup=name
     )
     seconds.append(time.perf_counter() - start)
   return {
-    'nfe': generator.model.num_evaluations(name),
+    'nfe': generator.model.num_evaluations(name, 0),
     'tuples_per_second': size / min(seconds[1:]),
     'compile_seconds': seconds[0] - min(seconds[1:]),
     'chunk_size': size,

@@ -106,22 +106,22 @@ class Protocol:
       'split': self.split,
       'seed': config['seed'],
       'evaluation_seed': config['evaluate']['seed'],
-      'step': self.steps['score'],
+      'step': self.steps[self.experiment.main_stage],
       'model': config['method'],
       'preset': config['preset'],
     }
 
-  def setup_fields(self, setup: str) -> Row:
+  def setup_fields(self, setup: str, num_given: int) -> Row:
     return {
       'setup': setup,
       **describe_setup(self.experiment.setups[setup]),
-      'nfe': self.generator.model.num_evaluations(setup),
+      'nfe': self.generator.model.num_evaluations(setup, num_given),
     }
 
   # --- what is measured -----------------------------------------------------
 
   @functools.cached_property
-  def latents(self) -> np.ndarray:
+  def codes(self) -> np.ndarray:
     return self.generator.encode(self.x)
 
   @functools.cached_property
@@ -152,7 +152,7 @@ class Protocol:
     observed = np.broadcast_to(given, (len(self.rows), len(given)))
     name = 'given ' + ','.join(np.array(self.names)[given])
     z = self.generator.sample_latents(
-      self.latents, observed, key=fold_in_name(self.key, name), setup=setup
+      self.codes, observed, key=fold_in_name(self.key, name), setup=setup
     )
     return self.generator.decode(z)
 
@@ -169,8 +169,10 @@ class Protocol:
     ]
 
   def reconstruction(self) -> list[Row]:
-    """Accuracy of the judges on decode(encode(x))."""
-    x = self.generator.decode(self.latents)
+    """Accuracy of the judges on every modality encoded and decoded alone."""
+    x = self.generator.reconstruct(
+      self.codes, key=fold_in_name(self.key, 'reconstruction')
+    )
     classes, _ = self.generator.judge(x)
     correct = (classes == self.label[:, None]).T
     rows = []
@@ -207,7 +209,7 @@ class Protocol:
 
   def given(self, num_given: int, setup: str) -> list[Row]:
     """Coherence, Fréchet distance, precision and recall, given so many modalities."""
-    fields = self.setup_fields(setup)
+    fields = self.setup_fields(setup, num_given)
     rows, correct, counted = [], [], []
     quality: dict[str, list[Row]] = {}
     subsets, drawn = self.subsets(num_given)
@@ -269,7 +271,7 @@ class Protocol:
 
   def unconditional(self, setup: str) -> list[Row]:
     """Joint coherence and quality of samples given nothing."""
-    fields = {'given': [], 'num_given': 0, **self.setup_fields(setup)}
+    fields = {'given': [], 'num_given': 0, **self.setup_fields(setup, 0)}
     x = self.generate(np.zeros(len(self.names), bool), setup)
     classes, features = self.generator.judge(x)
     rows = []
@@ -352,12 +354,14 @@ class Protocol:
     wanted = config['num_given'] or range(1, num)
     for setup in self.experiment.setups:
       suffix = '' if setup == 'default' else f'_{setup}'
-      # Other setups are compared on the extremes only, unless all is asked for.
+      # Other setups are compared on the extremes only, unless all is asked for; those
+      # of a joint VAE differ only where nothing is given.
       all_given = setup == 'default' or config['compare_all_given']
+      others = set() if self.experiment.is_joint else {num - 1}
       out[f'unconditional{suffix}'] = Unit(
         functools.partial(self.unconditional, setup), setup
       )
-      for k in sorted(wanted if all_given else {num - 1}, reverse=True):
+      for k in sorted(wanted if all_given else others, reverse=True):
         out[f'given_{k}{suffix}'] = Unit(functools.partial(self.given, k, setup), setup)
     for name, (measure, options) in likelihood_measurements(self).items():
       out[name] = Unit(measure, options=options)

@@ -41,6 +41,8 @@ def likelihood_measurements(
   if not options['num_examples']:
     return {}
   made = _Likelihoods(protocol, options)
+  if protocol.experiment.is_joint:
+    return {}
   flow = ('num_examples', *_FLOW)
   out = {'latent_likelihood': (made.latent, flow)}
   # The encoders of other autoencoders are no densities.
@@ -109,7 +111,7 @@ class _Likelihoods:
     The latter only of a score model that has seen observed modalities at time 0.
     """
     model, flow, names = self.model, self.flow, self.protocol.names
-    num, z = len(names), self.protocol.latents[self.chosen]
+    num, z = len(names), self.protocol.codes[self.chosen]
     given = np.zeros((1, num), bool)
     if model.score.condition_probability > 0:
       given = np.concatenate([given, ~np.eye(num, dtype=bool)])

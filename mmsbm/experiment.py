@@ -23,25 +23,30 @@ from mmsbm.data.loader import padded_chunks
 from mmsbm.diffusion.losses import TIME_SAMPLING, WEIGHTINGS
 from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
 from mmsbm.diffusion.sde import SDES
+from mmsbm.distributions import POSTERIORS
 from mmsbm.evaluators.probability_flow import ProbabilityFlow
 from mmsbm.guidance import GUIDANCE, Guidance
 from mmsbm.infra import sharding
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import atomic_path
 from mmsbm.infra.optim import make_optimizer
-from mmsbm.infra.rng import fold_in_name
+from mmsbm.infra.rng import fold_in_name, row_keys
 from mmsbm.latents import LatentLayout
 from mmsbm.learners.autoencoder import AUTOENCODERS
 from mmsbm.learners.base import Training
 from mmsbm.learners.classifier import Classifier
 from mmsbm.learners.energy import LatentEnergy
+from mmsbm.learners.joint import JointVAE, dimension_weights
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality, make_modality
-from mmsbm.models.base import Setup
+from mmsbm.models.base import MultimodalModel, Setup
+from mmsbm.models.gaussian_mixture import fit_gaussian_mixture
+from mmsbm.models.joint import PRIORS, GaussianMixture, JointModel
 from mmsbm.models.score_based import ScoreBasedModel, encode_means
 from mmsbm.nn.classifiers import CLASSIFIERS
 from mmsbm.nn.energy_nets import ENERGY_NETS
 from mmsbm.nn.score_nets import SCORE_NETS
+from mmsbm.objectives import OBJECTIVES
 from mmsbm.samplers import CONDITIONING, SAMPLERS
 
 PyTree = Any
@@ -57,15 +62,18 @@ TRAINING_SECTIONS = (
   'modalities',
   'classifier',
   'unimodal',
+  'joint',
   'score',
   'energy',
 )
 
 # Stages that a run can take over from another one, and what they depend on.
-PRETRAINED_STAGES = ('classifier', 'unimodal')
+PRETRAINED_STAGES = ('classifier', 'unimodal', 'joint')
 
 # Not an option: the latents that the score model learns must not depend on one.
 _ENCODE_CHUNK = 500
+# So many are enough for a mixture of Gaussians, in a second or two.
+_MIXTURE_EXAMPLES = 10_000
 
 # What NumPy raises for an .npz that is absent, torn or something else.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -196,7 +204,7 @@ class Experiment:
   @functools.cached_property
   def pretrained_seed(self) -> int:
     """Seed of the run that trained the autoencoders of this one."""
-    if not self.pretrained or 'unimodal' not in self.pretrained_stages:
+    if not self.pretrained or self.encoding_stage not in self.pretrained_stages:
       return self.config['seed']
     return read_record(self.pretrained)['config']['seed']
 
@@ -216,7 +224,7 @@ class Experiment:
     """
     where = f'config.pretrained={self.config["pretrained"]}'
     record = read_record(self.pretrained)
-    if self.config['only'] and 'unimodal' in self.pretrained_stages:
+    if self.config['only'] and self.encoding_stage in self.pretrained_stages:
       raise UserError(f'{where} leaves config.only nothing to train: drop one of them.')
     if record['config'].get('pretrained'):
       raise UserError(
@@ -299,6 +307,20 @@ class Experiment:
     return {'x': dict(part.arrays), 'present': part.present, 'label': labels}
 
   @property
+  def is_joint(self) -> bool:
+    """Whether the method is a joint VAE; others have a latent for each modality."""
+    return 'joint' in self.config['stages']
+
+  @property
+  def encoding_stage(self) -> str:
+    return 'joint' if self.is_joint else 'unimodal'
+
+  @property
+  def main_stage(self) -> str:
+    """The stage whose step stands beside every number."""
+    return 'joint' if self.is_joint else 'score'
+
+  @property
   def blank_example(self) -> dict[str, Any]:
     """One blank example: enough to give shapes to networks."""
     return {
@@ -312,6 +334,9 @@ class Experiment:
 
   @functools.cached_property
   def layout(self) -> LatentLayout:
+    """Where the latents that a score model learns lie: one block if they are shared."""
+    if self.is_joint:
+      return LatentLayout((self.joint.shared_dim,))
     return LatentLayout(tuple(m.latent_dim for m in self.modalities))
 
   def _training(self, learner, section: str) -> Training:
@@ -337,7 +362,44 @@ class Experiment:
     )
 
   @functools.cached_property
-  def score(self) -> LatentScore:
+  def joint(self) -> JointVAE:
+    spec = self.config['joint']
+    objective = build(OBJECTIVES, spec['objective'])
+    name, family = spec['objective']['name'], spec['family']
+    if family not in objective.families:
+      raise UserError(
+        f'config.joint.family={family!r}: {name} takes one of {objective.families}.'
+        + nearest(family, POSTERIORS)
+      )
+    private, sizes = spec['private_dim'], {m.latent_dim for m in self.modalities}
+    if len(sizes) > 1:
+      raise UserError(
+        'a joint VAE has one latent for all modalities: their latent_dim must be the '
+        f'same, not {sorted(sizes)}.'
+      )
+    if (private > 0) != (name == 'mmvaeplus') or not 0 <= private < min(sizes):
+      raise UserError(
+        f'config.joint.private_dim={private}: mmvaeplus needs a part of latent_dim='
+        f'{min(sizes)}, and only mmvaeplus has one.'
+      )
+    weights = spec['likelihood_weights']
+    if weights not in ('none', 'dimensions'):
+      raise UserError(
+        f"config.joint.likelihood_weights={weights!r} is not 'none' or 'dimensions'."
+      )
+    return JointVAE(
+      modalities=self.modalities,
+      objective=objective,
+      family=family,
+      private_dim=private,
+      weights=dimension_weights(self.modalities) if weights == 'dimensions' else (),
+    )
+
+  @functools.cached_property
+  def score(self) -> LatentScore | None:
+    """The score model of the latents; None in a run without that stage."""
+    if self.is_joint and 'score' not in self.config['stages']:
+      return None
     spec = self.config['score']
     return LatentScore(
       network=build(SCORE_NETS, spec['network'], dims=self.layout.dims),
@@ -407,6 +469,8 @@ class Experiment:
           + nearest(only, self.names)
         )
       return tuple(t for t in trainings if only in ('', t.learner.modality.name))
+    if stage == 'joint':
+      return (self._training(self.joint, 'joint'),)
     if stage == 'score':
       return (self._training(self.score, 'score'),)
     if stage == 'energy':
@@ -438,6 +502,13 @@ class Experiment:
     the little that they say would drown in examples of single modalities.
     """
     spec = self.config['score']
+    if self.is_joint:
+      stored = self.latents()
+      return {
+        'z': self.standardised_latents(),
+        'spread': stored['spread'] / stored['std'],
+        'present': np.asarray(self.dataset.splits['train'].present).any(1)[:, None],
+      }
     z, present = self.standardised_latents(), self.dataset.splits['train'].present
     fraction = spec['paired_fraction']
     if fraction == 1:
@@ -477,6 +548,18 @@ class Experiment:
       )
     return variables, steps
 
+  def joint_variables(self) -> tuple[PyTree, dict[str, int]]:
+    """EMA variables of the joint VAE, and their step."""
+    (training,) = self.trainings('joint')
+    variables, step = train.load_variables(
+      self.stage_dir('joint'), training, self.blank_example, self.mesh
+    )
+    return variables, {'joint': step}
+
+  def encoder_variables(self) -> tuple[PyTree, dict[str, int]]:
+    """Variables of what makes latents, and their steps."""
+    return self.joint_variables() if self.is_joint else self.unimodal_variables()
+
   def _latents_path(self) -> str:
     return os.path.join(self.workdir, 'latents.npz')
 
@@ -486,13 +569,15 @@ class Experiment:
     Computed once from the finished autoencoders and kept in the workdir.
 
     Returns:
-      'z' [N, D], 0 where absent; 'mean' and 'std' [D] over present examples.
+      'z' [N, D], 0 where absent; 'mean' and 'std' [D] over present examples. Of joint
+      VAEs also 'spread' [N, D], the standard deviation of the posterior, which 'std'
+      counts in.
     """
-    variables, steps = self.unimodal_variables()
-    for autoencoder in self.autoencoders:
-      training = self._training(autoencoder, 'unimodal')
-      if not train.finished(self.stage_dir('unimodal'), training):
-        raise UserError(f'{autoencoder.name} is not fully trained yet.')
+    stage = self.encoding_stage
+    variables, steps = self.encoder_variables()
+    for training in self.trainings(stage):
+      if not train.finished(self.stage_dir(stage), training):
+        raise UserError(f'{training.name} is not fully trained yet.')
     stamp = {
       'data': self.dataset.content_hash,
       'steps': steps,
@@ -501,22 +586,31 @@ class Experiment:
     stored = self._stored_latents()
     if stored.get('stamp') == stamp:
       return stored
-    z = self.encode_split(variables, 'train')
-    present = np.asarray(
-      self.dataset.splits['train'].present[:, self.layout.modality_of_dim]
-    )
+    present, extra = self.dataset.splits['train'].present, {}
+    if self.is_joint:
+      z, extra['spread'] = self._joint_latents(variables)
+      present = np.asarray(present).any(1)[:, None]
+    else:
+      z = self.encode_split(variables, 'train')
+      present = np.asarray(present[:, self.layout.modality_of_dim])
     z = np.where(present, z, 0.0).astype(np.float32)
     if not np.isfinite(z).all():
       raise UserError('the autoencoders give latents that are not finite.')
     count = np.maximum(present.sum(0), 1)
     mean = z.sum(0, dtype=np.float64) / count
-    square = np.where(present, (z - mean) ** 2, 0.0)
+    square = (z - mean) ** 2 + np.square(extra.get('spread', 0.0))
+    square = np.where(present, square, 0.0)
     std = np.sqrt(square.sum(0) / count)
     # A dimension that the encoder ignores is a constant; leave it near 0.
     std = np.maximum(std, 1e-6 * max(std.max(), 1e-6))
-    if not self.config['score']['standardise']:
+    if not self.is_joint and not self.config['score']['standardise']:
       mean, std = np.zeros_like(mean), np.ones_like(std)
-    out = {'z': z, 'mean': mean.astype(np.float32), 'std': std.astype(np.float32)}
+    out = {
+      'z': z,
+      **extra,
+      'mean': mean.astype(np.float32),
+      'std': std.astype(np.float32),
+    }
     with atomic_path(self._latents_path()) as path, open(path, 'wb') as f:
       np.savez(f, stamp=np.array(json.dumps(stamp)), **out)
     return out
@@ -526,7 +620,7 @@ class Experiment:
     try:
       # NumPy leaves a file open that turns out to be no archive.
       with open(self._latents_path(), 'rb') as f, np.load(f) as stored:
-        out = {k: stored[k] for k in ('z', 'mean', 'std')}
+        out = {k: stored[k] for k in stored.files}
         return out | {'stamp': json.loads(str(stored['stamp']))}
     except UNREADABLE:
       return {}
@@ -545,6 +639,28 @@ class Experiment:
       z = np.asarray(encode(variables, x))
       out[indices[mask]] = z[mask]
     return out
+
+  def _joint_latents(self, variables: PyTree) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [N, d] of q(z | all that an example has).
+
+    Where that is a mixture, those of one component, drawn once for each example.
+    """
+    part, model = self.dataset.splits['train'], self.model
+    key = fold_in_name(self._key, 'latents')
+
+    @jax.jit
+    def posterior(variables, rows, x, present):
+      variables = {'joint': variables}
+      codes = model.encode(variables, x)
+      q = model.posterior(variables, row_keys(key, rows), codes, present)
+      return q.mean, jnp.exp(0.5 * q.log_var)
+
+    out = np.zeros((2, len(part), self.joint.shared_dim), np.float32)
+    for indices, mask in padded_chunks(len(part), _ENCODE_CHUNK):
+      x = tuple(np.asarray(part.arrays[name][indices]) for name in self.names)
+      moments = posterior(variables, indices, x, np.asarray(part.present[indices]))
+      out[:, indices[mask]] = np.asarray(jnp.stack(moments))[:, mask]
+    return out[0], out[1]
 
   def standardised_latents(self) -> np.ndarray:
     stored = self.latents()
@@ -584,6 +700,11 @@ class Experiment:
     if 'default' in self.config['compare']:
       raise UserError("config.compare: 'default' is the setup of the run itself.")
     specs = {n: self.setup_spec(n) for n in ('default', *self.config['compare'])}
+    if self.is_joint:
+      return {
+        name: Setup(build(SAMPLERS | PRIORS, spec['sampler']))
+        for name, spec in specs.items()
+      }
     return {
       name: Setup(
         sampler=build(SAMPLERS, spec['sampler']),
@@ -594,7 +715,9 @@ class Experiment:
     }
 
   @functools.cached_property
-  def model(self) -> ScoreBasedModel:
+  def model(self) -> MultimodalModel:
+    if self.is_joint:
+      return JointModel(learner=self.joint, setups=self.setups, score=self.score)
     return ScoreBasedModel(
       autoencoders=self.autoencoders,
       score=self.score,
@@ -610,26 +733,52 @@ class Experiment:
 
   def restore(self) -> tuple[PyTree, dict[str, int]]:
     """Variables of the trained model, and the checkpoint step of each learner."""
-    unimodal, steps = self.unimodal_variables()
-    score, score_step = train.load_variables(
-      self.workdir, self._training(self.score, 'score'), self.blank_example, self.mesh
-    )
-    stored = self._stored_latents()
-    if not stored or stored['stamp']['steps'] != steps:
-      raise UserError(
-        f'{self._latents_path()} is missing or damaged, or from other '
-        'checkpoints: run --mode=train once more.'
-      )
-    stats = {k: jnp.asarray(stored[k]) for k in ('mean', 'std')}
-    steps = {f'unimodal/{name}': step for name, step in steps.items()}
-    variables = {'unimodal': unimodal, 'score': score, 'latents': stats}
-    steps['score'] = score_step
-    if self.energy:
-      (training,) = self.trainings('energy')
-      variables['energy'], steps['energy'] = train.load_variables(
-        self.workdir, training, self.blank_example, self.mesh
-      )
+    encoders, steps = self.encoder_variables()
+    variables = {self.encoding_stage: encoders}
+    if self.needs_latents:
+      stored = self._stored_latents()
+      if not stored or stored['stamp']['steps'] != steps:
+        raise UserError(
+          f'{self._latents_path()} is missing or damaged, or from other '
+          'checkpoints: run --mode=train once more.'
+        )
+      variables['latents'] = {k: jnp.asarray(stored[k]) for k in ('mean', 'std')}
+      variables |= self._fitted_mixtures(stored)
+    if not self.is_joint:
+      steps = {f'unimodal/{name}': step for name, step in steps.items()}
+    for stage, learner in (('score', self.score), ('energy', self.energy)):
+      if learner is not None:
+        (training,) = self.trainings(stage)
+        variables[stage], steps[stage] = train.load_variables(
+          self.workdir, training, self.blank_example, self.mesh
+        )
     return variables, steps
+
+  @property
+  def needs_latents(self) -> bool:
+    """Whether anything is fitted to the latents of the training split."""
+    samplers = [setup.sampler for setup in self.setups.values()]
+    mixtures = any(isinstance(sampler, GaussianMixture) for sampler in samplers)
+    return self.score is not None or mixtures
+
+  def _fitted_mixtures(self, stored: Mapping[str, Any]) -> dict[str, PyTree]:
+    """Mixtures of Gaussians of the setups that draw from one, fitted to draws of z."""
+    wanted = {
+      name: setup.sampler.num_components
+      for name, setup in self.setups.items()
+      if isinstance(setup.sampler, GaussianMixture)
+    }
+    if not wanted:
+      return {}
+    rng = np.random.default_rng(self.config['seed'])
+    rows = rng.permutation(len(stored['z']))[:_MIXTURE_EXAMPLES]
+    noise = rng.standard_normal((len(rows), stored['z'].shape[1]))
+    z = stored['z'][rows] + stored['spread'][rows] * noise
+    fitted = {
+      number: fit_gaussian_mixture(z, number, self.config['seed'])
+      for number in set(wanted.values())
+    }
+    return {'mixtures': {name: fitted[number] for name, number in wanted.items()}}
 
   def restore_classifiers(self) -> tuple[dict[str, PyTree], dict[str, int]]:
     """Variables of the judges by name, and their steps."""
@@ -649,17 +798,12 @@ class Experiment:
     if self.pretrained:
       self.check_pretrained()
     model = self.model
-    one_time = self.config['score']['network']['name'] == 'unet'
-    if one_time and self.config['score']['condition_probability'] > 0:
-      raise UserError(
-        "the score network 'unet' knows one time for all modalities: set "
-        "config.score.condition_probability=0 and another conditioning, e.g. 'noised'."
-      )
     # Autoencoders alone draw nothing.
-    drawn = self.setups if 'score' in self.config['stages'] else ()
+    drawn = self.setups if self.main_stage in self.config['stages'] else ()
     for name in drawn:
       self._check_setup(name)
-    self._check_score()
+    if not self.is_joint:
+      self._check_score()
     for section in ('evaluate', 'sample'):
       self.split(section)
     self._positive('evaluate', 'num_examples', 'chunk_size', 'max_subsets')
@@ -688,11 +832,22 @@ class Experiment:
           )
         parameter_count(training, self.blank_example)
     # One evaluation of everything that sampling runs, without computing it.
-    z = jax.ShapeDtypeStruct((2, model.layout.total), jnp.float32)
-    learners = {'score': self.score} | ({'energy': self.energy} if self.energy else {})
+    z = jax.ShapeDtypeStruct((2, model.code_dim), jnp.float32)
+    learners = {'score': self.score, 'energy': self.energy}
+    if self.is_joint:
+      learners['joint'] = self.joint
     variables = jax.eval_shape(
-      lambda: {k: v.init(self._key, self.blank_example) for k, v in learners.items()}
+      lambda: {
+        k: v.init(self._key, self.blank_example) for k, v in learners.items() if v
+      }
     )
+    # What is fitted later.
+    variables['latents'] = dict.fromkeys(('mean', 'std'), jnp.zeros(self.layout.total))
+    drawn = [
+      name
+      for name in drawn
+      if not isinstance(self.setups[name].sampler, GaussianMixture)
+    ]
     observed = jax.ShapeDtypeStruct((2, len(self.modalities)), bool)
     for name in drawn:
       jax.eval_shape(
@@ -708,6 +863,12 @@ class Experiment:
   def _check_score(self) -> None:
     """Whether the score model can be trained as its section says."""
     spec = self.config['score']
+    one_time = spec['network']['name'] == 'unet'
+    if one_time and spec['condition_probability'] > 0:
+      raise UserError(
+        "the score network 'unet' knows one time for all modalities: set "
+        "config.score.condition_probability=0 and another conditioning, e.g. 'noised'."
+      )
     for key in ('condition_probability', 'drop_probability'):
       if not 0 <= spec[key] < 1:
         raise UserError(f'config.score.{key} must be at least 0 and below 1.')
@@ -729,8 +890,16 @@ class Experiment:
 
   def _check_setup(self, name: str) -> None:
     """Whether the networks are trained for what a setup asks of them."""
-    setup, score = self.setups[name], self.config['score']
+    setup = self.setups[name]
     where = '' if name == 'default' else f' (config.compare.{name})'
+    if self.is_joint:
+      if self.score is None and not isinstance(setup.sampler, tuple(PRIORS.values())):
+        raise UserError(
+          f'sampler {self.setup_spec(name)["sampler"]["name"]!r}{where} needs a score '
+          f"model: config.stages must have 'score', or choose one of {list(PRIORS)}."
+        )
+      return
+    score = self.config['score']
     if self.setup_spec(name)['conditioning']['name'] == 'time_zero' and not (
       score['condition_probability'] > 0
     ):
@@ -763,8 +932,10 @@ def parameter_count(training: Training, example: Mapping[str, Any]) -> int:
 def describe_setup(setup: Setup) -> dict[str, str]:
   """What results.jsonl says of a setup; guidance is '' for none."""
   return {
-    'sampler': _describe(setup.sampler, SAMPLERS),
-    'conditioning': _describe(setup.conditioning, CONDITIONING),
+    'sampler': _describe(setup.sampler, SAMPLERS | PRIORS),
+    'conditioning': (
+      _describe(setup.conditioning, CONDITIONING) if setup.conditioning else ''
+    ),
     'guidance': ' + '.join(_describe(each, GUIDANCE) for each in setup.guidance),
   }
 

@@ -54,14 +54,24 @@ class Generator:
     self._judge_variables = sharding.put_replicated(judge_variables or {}, mesh)
     # Arrays are arguments, never closed over: the program is compiled once.
     self._encode = jax.jit(model.encode)
+    self._reconstruct = jax.jit(
+      lambda variables, key, rows, codes: model.reconstruct(
+        variables, row_keys(key, rows), codes
+      )
+    )
+    self._mean_latents = jax.jit(
+      lambda variables, key, rows, codes, observed: model.mean_latents(
+        variables, row_keys(key, rows), codes, observed
+      )
+    )
     self._decode = jax.jit(model.decode)
     self._judge = jax.jit(self._judge_fn)
 
   @functools.cached_property
   def _sample(self):
-    def fn(variables, key, rows, z, observed, setup):
+    def fn(variables, key, rows, codes, observed, setup):
       return self.model.sample_latents(
-        variables, row_keys(key, rows), z, observed, setup
+        variables, row_keys(key, rows), codes, observed, setup
       )
 
     return jax.jit(fn, static_argnames=('setup',))
@@ -100,8 +110,8 @@ class Generator:
     return sharding.put_batch(tree, self._mesh)
 
   def encode(self, x: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Raw examples, one array [N, *shape] per modality, to latents [N, D]."""
-    out = np.zeros((len(x[0]), self.model.layout.total), np.float32)
+    """Raw examples, one array [N, *shape] per modality, to codes [N, C]."""
+    out = np.zeros((len(x[0]), self.model.code_dim), np.float32)
     for indices, mask in self._chunks(len(out)):
       part = self._put(tuple(np.asarray(a[indices]) for a in x))
       out[indices[mask]] = np.asarray(self._encode(self._variables, part))[mask]
@@ -109,30 +119,30 @@ class Generator:
 
   def sample_latents(
     self,
-    z: np.ndarray,
+    codes: np.ndarray,
     observed: np.ndarray,
     *,
     key: jax.Array,
     setup: str = 'default',
     rows: np.ndarray | None = None,
   ) -> np.ndarray:
-    """Latents [N, D] given the observed ones.
+    """Latents [N, D] given what is observed.
 
     Args:
-      z: latents [N, D], arbitrary where not observed.
+      codes: [N, C], arbitrary where not observed.
       observed: [N, M] bool.
       key: of the draw.
       setup: name in `model.setups`.
       rows: number of each row [N], which chooses its key; 0 .. N - 1 by default.
     """
-    rows = np.arange(len(z)) if rows is None else np.asarray(rows)
-    out = np.zeros((len(z), self.model.layout.total), np.float32)
-    chunks = self._chunks(len(z))
+    rows = np.arange(len(codes)) if rows is None else np.asarray(rows)
+    out = self._blank_latents(len(codes))
+    chunks = self._chunks(len(codes))
     if self.model.setups[setup].couples_rows:
       # The last batch is short, not padded with rows that the others would see.
-      chunks = self._short_chunks(len(z))
+      chunks = self._short_chunks(len(codes))
     for indices, mask in chunks:
-      part = self._put((rows[indices], z[indices], observed[indices]))
+      part = self._put((rows[indices], codes[indices], observed[indices]))
       drawn = self._sample(self._variables, key, *part, setup=setup)
       out[indices[mask]] = np.asarray(drawn)[mask]
     if not np.isfinite(out).all():
@@ -169,13 +179,38 @@ class Generator:
         progress.update(int(indices[mask][-1]) + 1)
     return jax.tree.map(lambda *parts: np.concatenate(parts), *out)
 
+  def mean_latents(
+    self, codes: np.ndarray, observed: np.ndarray, *, key: jax.Array
+  ) -> np.ndarray:
+    """Latents [N, D] that the encoders alone give; see `MultimodalModel`."""
+    out = self._blank_latents(len(codes))
+    for indices, mask in self._chunks(len(codes)):
+      part = self._put((indices, codes[indices], observed[indices]))
+      out[indices[mask]] = np.asarray(self._mean_latents(self._variables, key, *part))[
+        mask
+      ]
+    return out
+
+  def _blank_latents(self, size: int) -> np.ndarray:
+    return np.zeros((size, sum(self.model.latent_dims.values())), np.float32)
+
   def decode(self, z: np.ndarray) -> tuple[np.ndarray, ...]:
     """Latents [N, D] to raw examples, one array [N, *shape] per modality."""
-    out = tuple(
-      np.zeros((len(z), *m.shape), m.kind.dtype) for m in self.model.modalities
+    return self._to_raw(z, lambda rows, z: self._decode(self._variables, z))
+
+  def reconstruct(self, codes: np.ndarray, *, key: jax.Array) -> tuple[np.ndarray, ...]:
+    """Codes [N, C] to raw examples, every modality from itself alone."""
+    return self._to_raw(
+      codes, lambda rows, codes: self._reconstruct(self._variables, key, rows, codes)
     )
-    for indices, mask in self._chunks(len(z)):
-      x = self._decode(self._variables, self._put(z[indices]))
+
+  def _to_raw(self, inputs: np.ndarray, fn: Callable) -> tuple[np.ndarray, ...]:
+    """Applies fn(rows, inputs) chunk by chunk to get raw examples."""
+    out = tuple(
+      np.zeros((len(inputs), *m.shape), m.kind.dtype) for m in self.model.modalities
+    )
+    for indices, mask in self._chunks(len(inputs)):
+      x = fn(*self._put((indices, inputs[indices])))
       for whole, part in zip(out, x, strict=True):
         whole[indices[mask]] = np.asarray(part)[mask]
     return out

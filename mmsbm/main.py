@@ -258,7 +258,7 @@ def execute(config: dict[str, Any], workdir: str, mode: str, argv: Sequence[str]
               options=experiment.loop_options,
               mesh=experiment.mesh,
             )
-      if not only:
+      if not only and experiment.needs_latents:
         # Made while the score model was trained, or lost since.
         experiment.latents()
     if only:

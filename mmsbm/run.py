@@ -126,9 +126,9 @@ class Run:
         raise UserError(f'observed must be {mask.shape}, not {observed.shape}.')
       mask = mask & observed
     x = self._fill(given, num)
-    z = self._generator.encode(x)
+    codes = self._generator.encode(x)
     key = fold_in_name(jax.random.key(seed), 'sample')
-    z = self._generator.sample_latents(z, mask, key=key, setup=setup)
+    z = self._generator.sample_latents(codes, mask, key=key, setup=setup)
     out = {}
     for i, (name, value) in enumerate(
       zip(self.modalities, self._generator.decode(z), strict=True)
@@ -138,27 +138,44 @@ class Run:
     return out
 
   def encode(self, given: Examples) -> dict[str, np.ndarray]:
-    """Standardised latents {name: [N, d]} of raw examples {name: [N, *shape]}."""
+    """Latents {name: [N, d]} of raw examples {name: [N, *shape]}, without noise.
+
+    Of score-based methods: the standardised latent of every given modality. Of joint
+    VAEs: 'shared', the mean of the posterior given all of them, and the private latents
+    where the method has any.
+    """
     given = self._check(given)
     num = max([len(value) for value in given.values()], default=0)
     if any(len(value) != num for value in given.values()) or not num:
       raise UserError('encode needs the same number of examples of each modality.')
-    z = self._generator.encode(self._fill(given, num))
-    parts = self._experiment.layout.split(z)
+    shown = np.array([name in given for name in self.modalities])
+    z = self._generator.mean_latents(
+      self._generator.encode(self._fill(given, num)),
+      np.broadcast_to(shown, (num, len(shown))),
+      key=jax.random.key(0),
+    )
+    dims = self._generator.model.latent_dims
+    parts = np.split(z, np.cumsum([*dims.values()])[:-1], axis=1)
     return {
-      name: np.asarray(part)
-      for name, part in zip(self.modalities, parts, strict=True)
-      if name in given
+      name: part
+      for name, part in zip(dims, parts, strict=True)
+      if name in given or name not in self.modalities
     }
 
   def decode(self, z: Examples) -> dict[str, np.ndarray]:
-    """Raw examples {name: [N, *shape]} of standardised latents {name: [N, d]}."""
-    layout = self._experiment.layout
+    """Raw examples {name: [N, *shape]} of latents {name: [N, d]}; see `encode`.
+
+    Of score-based methods those of the modalities in z, of joint VAEs of all.
+    """
+    dims = self._generator.model.latent_dims
     for name in z:
-      self._modality(name)
+      if name not in dims:
+        raise UserError(
+          f'there is no latent {name!r}; they are {list(dims)}.' + nearest(name, dims)
+        )
     num = max([len(np.atleast_2d(value)) for value in z.values()], default=0)
     parts = []
-    for name, dim in zip(self.modalities, layout.dims, strict=True):
+    for name, dim in dims.items():
       part = np.zeros((num, dim), np.float32)
       if name in z:
         value = np.asarray(z[name], np.float32)
@@ -169,7 +186,8 @@ class Run:
         part = value
       parts.append(part)
     x = self._generator.decode(np.concatenate(parts, axis=1))
-    return {n: v for n, v in zip(self.modalities, x, strict=True) if n in z}
+    every = 'shared' in dims
+    return {n: v for n, v in zip(self.modalities, x, strict=True) if every or n in z}
 
 
 def load(workdir: str | os.PathLike) -> Run:

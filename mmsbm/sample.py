@@ -115,7 +115,8 @@ def write_samples(
     # Or a kill between the two files would leave an old picture of new samples.
     path.with_suffix('.png').unlink(missing_ok=True)
     if kind == 'reconstruction':
-      generated = tuple(a[:, None] for a in generator.decode(z))
+      x_hat = generator.reconstruct(z, key=fold_in_name(key, title))
+      generated = tuple(a[:, None] for a in x_hat)
     else:
       generated = draw(observed, title)
     arrays: dict[str, np.ndarray] = {

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mmsbm.diffusion.losses import denoising_loss
 from mmsbm.diffusion.sde import SDE
+from mmsbm.infra.rng import fold_in_name
 from mmsbm.latents import MISSING, NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.base import masked_mean
 
@@ -89,10 +90,9 @@ class LatentScore:
   name = 'score'
 
   def init(self, key, batch):
-    z, present = batch['z'][:1], batch['present'][:1]
-    return self.network.init(
-      key, z, jnp.ones(present.shape, z.dtype), jnp.zeros(present.shape, int), False
-    )
+    z = batch['z'][:1]
+    shape = (1, self.layout.num_modalities)
+    return self.network.init(key, z, jnp.ones(shape), jnp.zeros(shape, int), False)
 
   def score(
     self,
@@ -127,10 +127,15 @@ class LatentScore:
 
     The batch has z [B, D], present [B, M] and, optionally, paired [B]: of a row that
     is not paired it is unknown which latents belong together, so that one of them,
-    drawn anew each time, is all that it shows. Absent modalities are missing.
+    drawn anew each time, is all that it shows. Absent modalities are missing. With
+    spread [B, D] the latents are Gaussians of that standard deviation around z, of
+    which each step draws anew.
     """
     del frozen  # Latents are computed once, before this stage.
     z, present = batch['z'], batch['present']
+    if 'spread' in batch:
+      key = fold_in_name(rngs['noise'], 'posterior')
+      z += batch['spread'] * jax.random.normal(key, z.shape, z.dtype)
     keys = jax.random.split(rngs['condition'], 3)
     if 'paired' in batch:
       present = jnp.where(batch['paired'][:, None], present, draw_one(keys[1], present))

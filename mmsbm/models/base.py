@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import jax
 
 from mmsbm.guidance import Guidance
-from mmsbm.latents import LatentLayout
 from mmsbm.modalities import Modality
 
 PyTree = Any
@@ -18,13 +17,14 @@ class Setup:
   """How samples are drawn; one of these and the weights give the distribution.
 
   Attributes:
-    sampler: one of samplers.SAMPLERS.
-    conditioning: how observed latents are shown, one of samplers.CONDITIONING.
+    sampler: one of samplers.SAMPLERS or, of a joint VAE, of models.joint.PRIORS.
+    conditioning: how observed latents are shown to a score model, one of
+      samplers.CONDITIONING; None of a joint VAE, whose encoders need no such rule.
     guidance: what is added to the score.
   """
 
   sampler: Any
-  conditioning: Any
+  conditioning: Any = None
   guidance: tuple[Guidance, ...] = ()
 
   @property
@@ -36,42 +36,65 @@ class Setup:
 class MultimodalModel(Protocol):
   """A trained method. Arrays are in the order of `modalities`.
 
+  An example is encoded to a code [C], of which any modalities may be used; a latent [D]
+  is what is decoded. Where every modality has a latent of its own they are the same.
+
   Attributes:
     modalities: the records.
-    layout: where their latents lie in z. A joint VAE has one shared latent.
     setups: the ways in which it can draw samples, by name.
+    code_dim: C.
+    latent_dims: sizes of the parts of a latent by name, in their order.
   """
 
   modalities: tuple[Modality, ...]
-  layout: LatentLayout
   setups: Mapping[str, Setup]
+  code_dim: int
+  latent_dims: Mapping[str, int]
 
   def encode(self, variables: PyTree, x: tuple[jax.Array, ...]) -> jax.Array:
-    """Raw examples, one array [B, *shape] per modality, to latents z [B, D]."""
+    """Raw examples, one array [B, *shape] per modality, to codes [B, C]."""
 
-  def num_evaluations(self, setup: str) -> int:
-    """Evaluations of networks per sample, exactly; `setup` is a name in `setups`."""
+  def num_evaluations(self, setup: str, num_given: int) -> int:
+    """Evaluations of score and energy networks per sample, exactly.
+
+    Args:
+      setup: a name in `setups`.
+      num_given: number of observed modalities.
+    """
 
   def sample_latents(
     self,
     variables: PyTree,
     keys: jax.Array,
-    z: jax.Array,
+    codes: jax.Array,
     observed: jax.Array,
     setup: str,
   ) -> jax.Array:
-    """Draws the unobserved latents given the observed ones.
+    """Draws latents given the observed modalities.
 
     Args:
       variables: of all networks.
-      keys: typed keys [B]; row i depends on keys[i], z[i] and observed[i] only.
-      z: latents [B, D]; arbitrary where not observed.
+      keys: typed keys [B]; row i depends on keys[i], codes[i] and observed[i] only.
+      codes: [B, C]; arbitrary where not observed.
       observed: [B, M] bool, a row of its own for every example.
       setup: name in `setups`.
 
     Returns:
-      z [B, D], the observed part unchanged.
+      Latents [B, D].
     """
+
+  def mean_latents(
+    self, variables: PyTree, keys: jax.Array, codes: jax.Array, observed: jax.Array
+  ) -> jax.Array:
+    """Latents [B, D] that the encoders alone give for what is observed [B, M].
+
+    Without noise, but for the choice of a component where a posterior is a mixture.
+    """
+
+  def reconstruct(
+    self, variables: PyTree, keys: jax.Array, codes: jax.Array
+  ) -> tuple[jax.Array, ...]:
+    """Every modality from itself alone, raw, one array [B, *shape] each."""
 
   def decode(self, variables: PyTree, z: jax.Array) -> tuple[jax.Array, ...]:
     """Latents [B, D] to raw examples, one array [B, *shape] per modality."""

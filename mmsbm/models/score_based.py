@@ -47,6 +47,15 @@ class ScoreBasedModel:
   def layout(self) -> LatentLayout:
     return self.score.layout
 
+  @property
+  def code_dim(self) -> int:
+    return self.layout.total
+
+  @property
+  def latent_dims(self) -> dict[str, int]:
+    names = [m.name for m in self.modalities]
+    return dict(zip(names, self.layout.dims, strict=True))
+
   def encode(self, variables, x):
     """Standardised posterior means; see `MultimodalModel.encode`."""
     means = encode_means(self.autoencoders, variables['unimodal'], x)
@@ -65,14 +74,26 @@ class ScoreBasedModel:
       out.append(modality.kind.to_data(modality.likelihood.mean(output)))
     return tuple(out)
 
-  def num_evaluations(self, setup):
+  def mean_latents(self, variables, keys, codes, observed):
+    """The codes themselves, 0 where not observed."""
+    del variables, keys
+    return jnp.where(self.layout.expand(observed), codes, 0.0)
+
+  def reconstruct(self, variables, keys, codes):
+    """See `MultimodalModel.reconstruct`."""
+    del keys
+    return self.decode(variables, codes)
+
+  def num_evaluations(self, setup, num_given):
     """See `MultimodalModel.num_evaluations`; a gradient counts as one."""
+    del num_given
     chosen, sde = self.setups[setup], self.score.sde
     times = chosen.sampler.evaluation_times(sde, chosen.conditioning.resampling)
     return num_evaluations(chosen.guidance, sde, times)
 
-  def sample_latents(self, variables, keys, z, observed, setup):
-    """See `MultimodalModel.sample_latents`."""
+  def sample_latents(self, variables, keys, codes, observed, setup):
+    """See `MultimodalModel.sample_latents`; what is observed comes back unchanged."""
+    z = codes
     chosen, sde = self.setups[setup], self.score.sde
     conditioning = chosen.conditioning
     observed_dims = self.layout.expand(observed)

@@ -3,7 +3,6 @@
 Three linear modalities, eight examples, z at the mean of its posterior.
 """
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,0 +1,167 @@
+"""Joint VAEs: encoders and decoders of all modalities, trained by one objective."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmsbm.distributions import POSTERIORS, Posterior
+from mmsbm.learners.base import masked_mean
+from mmsbm.modalities import Modality
+from mmsbm.objectives import Experts
+
+
+class JointAutoencoder(nn.Module):
+  """All encoders and decoders under one set of variables.
+
+  Attributes:
+    encoders: of every modality, x [B, ...] -> (mean, log_var), each [B, d + p].
+    decoders: [B, d + p] -> parameters of the likelihood [B, ...].
+    private_dim: p, size of the private latent of every modality; the last part.
+  """
+
+  encoders: tuple[nn.Module, ...]
+  decoders: tuple[nn.Module, ...]
+  private_dim: int = 0
+
+  def setup(self):
+    if self.private_dim:
+      shape = (len(self.encoders), self.private_dim)
+      # Of the auxiliary priors; 0 is that of the prior.
+      zeros = nn.initializers.zeros
+      self.auxiliary_log_var = self.param('auxiliary_log_var', zeros, shape)
+
+  def encode(
+    self, x: tuple[jax.Array, ...], train: bool = False
+  ) -> tuple[jax.Array, jax.Array]:
+    """Mean and log_var [B, M, d + p] of the experts."""
+    each = [e(a, train) for e, a in zip(self.encoders, x, strict=True)]
+    mean, log_var = (jnp.stack(parts, axis=1) for parts in zip(*each, strict=True))
+    return mean, log_var
+
+  def decode(
+    self, z: jax.Array, w: jax.Array | None, train: bool = False
+  ) -> tuple[jax.Array, ...]:
+    """Parameters of the likelihoods, from z [B, d] and w [B, M, p]."""
+    out = []
+    for i, decoder in enumerate(self.decoders):
+      latent = z if w is None else jnp.concatenate([z, w[:, i]], axis=-1)
+      out.append(decoder(latent, train))
+    return tuple(out)
+
+  def auxiliary(self) -> jax.Array:
+    """log_var [M, p] of the auxiliary priors."""
+    return self.auxiliary_log_var
+
+  def __call__(self, x, train: bool = False):
+    mean, _ = self.encode(x, train)
+    shared, private = jnp.split(mean, [mean.shape[-1] - self.private_dim], axis=-1)
+    return self.decode(shared[:, 0], private if self.private_dim else None, train)
+
+
+@dataclasses.dataclass(frozen=True)
+class JointVAE:
+  """A multimodal VAE with one latent for all modalities.
+
+  Attributes:
+    modalities: the records; their latent sizes are all d + p.
+    objective: one of objectives.OBJECTIVES.
+    family: of posteriors and prior, key of distributions.POSTERIORS.
+    private_dim: p; 0 for methods without private latents.
+    weights: factor of the log-likelihood of every modality.
+  """
+
+  modalities: tuple[Modality, ...]
+  objective: object
+  family: str = 'normal'
+  private_dim: int = 0
+  weights: tuple[float, ...] = ()
+
+  name = 'joint'
+
+  @property
+  def shared_dim(self) -> int:
+    return self.modalities[0].latent_dim - self.private_dim
+
+  @property
+  def network(self) -> JointAutoencoder:
+    return JointAutoencoder(
+      tuple(m.encoder for m in self.modalities),
+      tuple(m.decoder for m in self.modalities),
+      self.private_dim,
+    )
+
+  def to_model(self, x: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+    """Raw examples by modality as the networks see them."""
+    return tuple(m.kind.to_model(x[m.name]) for m in self.modalities)
+
+  def init(self, key, batch):
+    x = {name: a[:1] for name, a in batch['x'].items()}
+    return self.network.init(key, self.to_model(x))
+
+  def split(self, posterior: Posterior) -> tuple[Posterior, Posterior | None]:
+    """Shared and private part of [..., d + p]; None without private latents."""
+    d = self.shared_dim
+    if not self.private_dim:
+      return posterior, None
+    return (
+      jax.tree.map(lambda a: a[..., :d], posterior),
+      jax.tree.map(lambda a: a[..., d:], posterior),
+    )
+
+  def auxiliary(self, variables) -> Posterior | None:
+    """Auxiliary priors of the private latents, [M, p]."""
+    if not self.private_dim:
+      return None
+    log_var = self.network.apply(variables, method='auxiliary')
+    return POSTERIORS[self.family](jnp.zeros_like(log_var), log_var)
+
+  def loss(self, variables, frozen, batch, rngs, *, train):
+    """See `Learner.loss`; the mean is over the examples that have any modality."""
+    del frozen
+    network, present = self.network, batch['present']
+    x = self.to_model(batch['x'])
+    mutable = [name for name in variables if name != 'params'] if train else []
+    rng = {'dropout': rngs['dropout']}
+    moments, updated = network.apply(
+      variables, x, train, method='encode', mutable=mutable, rngs=rng
+    )
+    shared, private = self.split(POSTERIORS[self.family](*moments))
+    mutables = {name: updated.get(name, variables[name]) for name in mutable}
+    weights = jnp.asarray(self.weights or (1.0,) * len(x))
+
+    def log_likelihood(z, w):
+      nonlocal mutables
+      draws, size = z.shape[:2]
+      flat = jax.tree.map(lambda a: a.reshape(draws * size, *a.shape[2:]), (z, w))
+      outputs, updated = network.apply(
+        {**variables, **mutables}, *flat, train,
+        method='decode', mutable=mutable, rngs=rng,
+      )  # fmt: skip
+      mutables = {name: updated.get(name, mutables[name]) for name in mutable}
+      log_p = [
+        m.likelihood.log_prob(output, jnp.tile(a, (draws, *[1] * (a.ndim - 1))))
+        for m, output, a in zip(self.modalities, outputs, x, strict=True)
+      ]
+      log_p = jnp.stack(log_p, axis=-1).reshape(draws, size, -1)
+      return jnp.where(present, weights * log_p, 0.0)
+
+    experts = Experts(
+      shared=shared,
+      present=present,
+      private=private,
+      auxiliary=self.auxiliary(variables),
+    )
+    losses, terms = self.objective(rngs['noise'], experts, log_likelihood)
+    used = present.any(-1)
+    terms = {name: masked_mean(value, used) for name, value in terms.items()}
+    return masked_mean(losses, used), terms, mutables
+
+
+def dimension_weights(modalities: tuple[Modality, ...]) -> tuple[float, ...]:
+  """Largest number of entries over that of each modality (arXiv 2105.02470, sec. 4)."""
+  sizes = [math.prod(m.model_shape) for m in modalities]
+  return tuple(max(sizes) / size for size in sizes)

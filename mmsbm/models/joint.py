@@ -1,0 +1,186 @@
+"""Joint VAEs with a prior, a Gaussian mixture or a score model on their latents."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from mmsbm.distributions import POSTERIORS, Posterior
+from mmsbm.latents import NOISY
+from mmsbm.learners.joint import JointVAE
+from mmsbm.learners.latent_score import LatentScore
+from mmsbm.modalities import Modality
+from mmsbm.models.base import Setup
+from mmsbm.objectives import Experts
+from mmsbm.samplers.noise import row_normal, substream
+
+# Streams of a row's key, apart from the steps of the samplers.
+_START, _STEPS, _FUSION, _SHARED, _PRIVATE = 0x57A27, 0x57E95, 0xF05E, 0x5A2ED, 0x921
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prior:
+  """Draws z from the prior of the family, as the model was trained to have it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianMixture:
+  """Draws z from a mixture of Gaussians fitted to latents of the training split.
+
+  Attributes:
+    num_components: with a full covariance each.
+  """
+
+  num_components: int = 10
+
+
+PRIORS = {'prior': Prior, 'gaussian_mixture': GaussianMixture}
+
+
+@dataclasses.dataclass(frozen=True)
+class JointModel:
+  """One latent z for all modalities, and private ones where the method has them.
+
+  A code is what the encoders say of an example: mean and log_var of every expert. A
+  latent is z followed by the private latents of all modalities, [d + M p].
+
+  The variables are {'joint': ...} and, with a score model, 'score' and
+  'latents': {'mean': [d], 'std': [d]}; with mixtures 'mixtures': {setup: ...}.
+
+  Attributes:
+    learner: the joint VAE.
+    setups: ways of drawing samples, by name. Their sampler is one of PRIORS, or draws
+      from the score model; it has a part only where nothing is given.
+    score: auxiliary score model of z (arXiv 2408.16883).
+  """
+
+  learner: JointVAE
+  setups: Mapping[str, Setup]
+  score: LatentScore | None = None
+
+  @property
+  def modalities(self) -> tuple[Modality, ...]:
+    return self.learner.modalities
+
+  @property
+  def code_dim(self) -> int:
+    return 2 * sum(m.latent_dim for m in self.modalities)
+
+  @property
+  def latent_dims(self) -> dict[str, int]:
+    private = self.learner.private_dim
+    own = {m.name: private for m in self.modalities} if private else {}
+    return {'shared': self.learner.shared_dim, **own}
+
+  def encode(self, variables, x):
+    """Codes [B, C] of raw examples, one array [B, *shape] per modality."""
+    raw = {m.name: a for m, a in zip(self.modalities, x, strict=True)}
+    moments = self.learner.network.apply(
+      variables['joint'], self.learner.to_model(raw), method='encode'
+    )
+    return jnp.stack(moments, axis=1).reshape(x[0].shape[0], -1)
+
+  def experts(self, variables, codes, observed) -> Experts:
+    """What the encoders said, of the observed modalities [B, M]."""
+    moments = codes.reshape(codes.shape[0], 2, len(self.modalities), -1)
+    posterior = POSTERIORS[self.learner.family](moments[:, 0], moments[:, 1])
+    shared, private = self.learner.split(posterior)
+    auxiliary = self.learner.auxiliary(variables['joint'])
+    return Experts(shared, observed, private, auxiliary)
+
+  def posterior(self, variables, keys, codes, observed) -> Posterior:
+    """q(z | observed), [B, d]; of a mixture one component, drawn by the keys."""
+    experts = self.experts(variables, codes, observed)
+    return self.learner.objective.posterior(substream(keys, _FUSION), experts)
+
+  def num_evaluations(self, setup, num_given):
+    """Of the score model, where nothing is given."""
+    sampler = self.setups[setup].sampler
+    if num_given or isinstance(sampler, tuple(PRIORS.values())):
+      return 0
+    return sampler.num_evaluations
+
+  def sample_latents(self, variables, keys, codes, observed, setup):
+    """See `MultimodalModel.sample_latents`."""
+    experts = self.experts(variables, codes, observed)
+    posterior = self.learner.objective.posterior(substream(keys, _FUSION), experts)
+    z = jax.vmap(lambda key, q: q.sample(key))(substream(keys, _SHARED), posterior)
+    sampler = self.setups[setup].sampler
+    if not isinstance(sampler, Prior):
+      # The posterior given nothing is the prior; elsewhere this would be for nothing.
+      nothing = ~observed.any(-1)
+      z = jax.lax.cond(
+        nothing.any(),
+        lambda: jnp.where(nothing[:, None], self._draw(variables, keys, setup), z),
+        lambda: z,
+      )
+    if experts.private is None:
+      return z
+    return jnp.concatenate([z, self._private(keys, experts)], axis=-1)
+
+  def _draw(self, variables, keys, setup):
+    """z [B, d] given nothing."""
+    sampler, size = self.setups[setup].sampler, self.learner.shared_dim
+    if isinstance(sampler, GaussianMixture):
+      mixture = variables['mixtures'][setup]
+
+      def draw(key):
+        which, noise = jax.random.split(key)
+        k = jax.random.categorical(which, mixture['log_weights'])
+        e = jax.random.normal(noise, (size,))
+        return mixture['mean'][k] + mixture['scale'][k] @ e
+
+      return jax.vmap(draw)(substream(keys, _START))
+    score, stats = self.score, variables['latents']
+
+    def score_fn(z, t):
+      net_t = jnp.full((z.shape[0], 1), t)
+      role = jnp.full(net_t.shape, NOISY)
+      return score.score(variables['score'], z, t, net_t, role)
+
+    z = sampler(
+      substream(keys, _STEPS),
+      score_fn,
+      score.sde.prior_std * row_normal(keys, _START, (size,)),
+      sde=score.sde,
+      hold=lambda keys, z, t, visit: z,
+    )
+    return z * stats['std'] + stats['mean']
+
+  def _private(self, keys, experts):
+    """[B, M p]: of observed modalities from their posterior, of others the prior's."""
+    zeros = jnp.zeros_like(experts.private.mean)
+    shown = experts.present[..., None]
+    q = jax.tree.map(lambda a: jnp.where(shown, a, zeros), experts.private)
+    w = jax.vmap(lambda key, q: q.sample(key))(substream(keys, _PRIVATE), q)
+    return w.reshape(w.shape[0], -1)
+
+  def mean_latents(self, variables, keys, codes, observed):
+    """Latents [B, d + M p] at the mean of the posterior; keys choose a component."""
+    experts = self.experts(variables, codes, observed)
+    z = self.learner.objective.posterior(substream(keys, _FUSION), experts).mean
+    if experts.private is None:
+      return z
+    w = jnp.where(observed[..., None], experts.private.mean, 0.0)
+    return jnp.concatenate([z, w.reshape(w.shape[0], -1)], axis=-1)
+
+  def decode(self, variables, latents):
+    """See `MultimodalModel.decode`."""
+    learner = self.learner
+    z, w = jnp.split(latents, [learner.shared_dim], axis=-1)
+    w = w.reshape(w.shape[0], len(self.modalities), -1) if learner.private_dim else None
+    outputs = learner.network.apply(variables['joint'], z, w, method='decode')
+    return tuple(
+      m.kind.to_data(m.likelihood.mean(output))
+      for m, output in zip(self.modalities, outputs, strict=True)
+    )
+
+  def reconstruct(self, variables, keys, codes):
+    """Every modality from itself alone, at the mean of its posterior."""
+    num, out = len(self.modalities), []
+    for i in range(num):
+      alone = jnp.broadcast_to(jnp.arange(num) == i, (codes.shape[0], num))
+      latents = self.mean_latents(variables, keys, codes, alone)
+      out.append(self.decode(variables, latents)[i])
+    return tuple(out)
