@@ -108,27 +108,25 @@ def get_config(arg=None):
     ema_decay=0.999,
     optimizer=dict(learning_rate=1e-3, warmup_steps=100, weight_decay=0.05),
   )
-  c.unimodal = dict(
-    autoencoder=common.autoencoder(
-      arg.method, vae=dict(beta=1.0), rae=dict(beta=0.5, latent_noise=0.2)
-    ),
+  training = dict(
     num_steps=4_000,
     batch_size=128,
     ema_decay=0.999,
     optimizer=dict(learning_rate=1e-3, warmup_steps=200, clip_norm=1e4),
   )
-  common.latent_score(
+  # A token per modality: latent sizes may differ.
+  network = dict(name='transformer', width=128, num_layers=3, num_heads=4)
+  if arg.method in common.JOINT_METHODS:
+    network = dict(name='mlp', width=256, num_blocks=3, expansion=2)
+  common.generative_model(
     c,
     arg.method,
-    # A token per modality: latent sizes may differ.
-    network=dict(name='transformer', width=128, num_layers=3, num_heads=4),
-    num_steps=8_000,
-    batch_size=128,
-    learning_rate=1e-3,
+    unimodal=training,
+    joint=dict(latent_dim=32, **training),
+    score=dict(network=network, num_steps=8_000, batch_size=128, learning_rate=1e-3),
   )
   if arg.smoke:
-    common.shrink(c, num_steps=20, batch_size=32)
+    common.shrink(c, num_steps=20, batch_size=32, sampler_steps=4)
     c.evaluate.num_examples, c.evaluate.max_subsets, c.evaluate.chunk_size = 64, 2, 64
-    c.sampler.num_steps = 4
     c.sample.num_examples, c.sample.num_samples = 4, 2
   return c

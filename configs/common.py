@@ -132,9 +132,28 @@ def autoencoder(method: str, *, vae: dict, rae: dict) -> dict:
   }[method]
 
 
-def latent_score(c, method: str, **kwargs) -> None:
-  """The score model of a method; arguments of `multi_time_score`."""
-  multi_time_score(c, **kwargs)
+def generative_model(
+  c, method: str, *, unimodal: dict, joint: dict, score: dict
+) -> None:
+  """Sets all that is trained but the classifier.
+
+  Args:
+    c: a config with modalities.
+    method: one of METHODS.
+    unimodal: section of autoencoders, see `autoencoder` for the missing field.
+    joint: arguments of `joint_vae`, for methods with one latent.
+    score: arguments of `multi_time_score`.
+  """
+  if method in JOINT_METHODS:
+    joint_vae(c, method, score=score, **joint)
+    return
+  c.unimodal = dict(
+    autoencoder=autoencoder(
+      method, vae=dict(beta=1.0), rae=dict(beta=0.5, latent_noise=0.2)
+    ),
+    **unimodal,
+  )
+  multi_time_score(c, **score)
   if method == 'mld':
     mld_score(c)
   else:
@@ -212,12 +231,9 @@ def joint_vae(
   c,
   method: str,
   *,
-  network: dict,
   latent_dim: int,
-  num_steps: int,
-  score_steps: int,
-  batch_size: int = 128,
-  learning_rate: float = 1e-3,
+  score: dict,
+  **training,
 ) -> None:
   """Sets a joint VAE in place of autoencoders, with a score model on its latent.
 
@@ -227,12 +243,9 @@ def joint_vae(
   Args:
     c: a config with modalities.
     method: one of JOINT_METHODS.
-    network: of the score model.
     latent_dim: of the one latent; half of it is private with mmvaeplus.
-    num_steps: of the joint VAE.
-    score_steps: of the score model.
-    batch_size: of both.
-    learning_rate: of the joint VAE, at its highest.
+    score: arguments of `multi_time_score`.
+    **training: how the joint VAE is trained: num_steps, batch_size, ...
   """
   for spec in c.modalities.values():
     spec.latent_dim = latent_dim
@@ -249,13 +262,11 @@ def joint_vae(
     }[method],
     family='laplace' if method in ('mmvae', 'mmvaeplus') else 'normal',
     private_dim=latent_dim // 2 if method == 'mmvaeplus' else 0,
+    # Or 'dimensions': small modalities count more.
     likelihood_weights='none',
-    num_steps=num_steps,
-    batch_size=batch_size,
-    ema_decay=0.999,
-    optimizer=dict(learning_rate=learning_rate, warmup_steps=200),
+    **training,
   )
-  multi_time_score(c, network=network, num_steps=score_steps)
+  multi_time_score(c, **score)
   # One latent, of which nothing is observed.
   c.score.condition_probability = c.score.drop_probability = 0.0
   c.conditioning, c.guidance = dict(), dict()
@@ -300,8 +311,12 @@ def energy(
   )
 
 
-def shrink(c, *, num_steps: int, batch_size: int) -> None:
-  """Makes all stages and the blocks of the loop short: numbers mean nothing."""
+def shrink(c, *, num_steps: int, batch_size: int, sampler_steps: int) -> None:
+  """Makes training, the blocks of the loop and sampling short: numbers mean nothing."""
+  for spec in (c, *c.compare.values()):
+    for key in ('num_steps', 'num_components'):
+      if key in spec.get('sampler', {}):
+        spec.sampler[key] = sampler_steps
   for stage in c.stages:
     c[stage].num_steps, c[stage].batch_size = num_steps, batch_size
   c.loop.block_steps = c.loop.checkpoint_every_steps = num_steps // 2

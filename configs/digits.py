@@ -65,27 +65,22 @@ def get_config(arg=None):
     ema_decay=0.999,
     optimizer=dict(learning_rate=2e-3, warmup_steps=100, weight_decay=0.05),
   )
-  network = dict(name='mlp', width=320, num_blocks=3, expansion=2)
-  if arg.method in common.JOINT_METHODS:
-    common.joint_vae(
-      c,
-      arg.method,
-      network=network,
-      latent_dim=64,
-      num_steps=6_000,
-      score_steps=5_000,
-    )
-  else:
-    c.unimodal = dict(
-      autoencoder=common.autoencoder(
-        arg.method, vae=dict(beta=1.0), rae=dict(beta=0.5, latent_noise=0.2)
-      ),
-      num_steps=3_000,
-      batch_size=128,
-      ema_decay=0.999,
-      optimizer=dict(learning_rate=1e-3, warmup_steps=200),
-    )
-    common.latent_score(c, arg.method, network=network, num_steps=10_000)
+  training = dict(
+    batch_size=128,
+    ema_decay=0.999,
+    optimizer=dict(learning_rate=1e-3, warmup_steps=200),
+  )
+  common.generative_model(
+    c,
+    arg.method,
+    unimodal=dict(num_steps=3_000, **training),
+    joint=dict(latent_dim=64, num_steps=6_000, **training),
+    score=dict(
+      network=dict(name='mlp', width=320, num_blocks=3, expansion=2),
+      num_steps=10_000,
+    ),
+  )
+  if arg.method in common.SCORE_METHODS:
     pc200 = dict(name='predictor_corrector', num_steps=100, grid='log_snr')
     c.compare = {'pc200': dict(sampler=pc200, guidance=dict())}
     if c.guidance:
@@ -93,12 +88,7 @@ def get_config(arg=None):
   c.evaluate.num_examples = 1_500
   if arg.smoke:
     c.data.num_train, c.data.num_val, c.data.num_test = 512, 64, 64
-    common.shrink(c, num_steps=20, batch_size=32)
+    common.shrink(c, num_steps=20, batch_size=32, sampler_steps=4)
     c.evaluate.num_examples, c.evaluate.max_subsets, c.evaluate.chunk_size = 64, 3, 64
-    for spec in (c, *c.compare.values()):
-      if 'num_steps' in spec.get('sampler', ()):
-        spec.sampler.num_steps = 4
-      if 'num_components' in spec.get('sampler', ()):
-        spec.sampler.num_components = 4
     c.sample.num_examples, c.sample.num_samples = 4, 2
   return c

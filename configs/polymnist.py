@@ -5,7 +5,8 @@
     --config.data.source=tfds          # download them with TensorFlow Datasets
 
 Arguments, e.g. --config=configs/polymnist.py:preset=cpu,modalities=5:
-  method: sbm_vae, sbm_rae, or mld (multi-modal latent diffusion).
+  method: sbm_vae, sbm_rae, mld (multi-modal latent diffusion), or a joint VAE: mvae,
+    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus.
   modalities: 5 or 10; other numbers up to 10 work too.
   preset: 'default' for an accelerator, 'cpu' for half an hour on two cores, 'paper'
     for the networks, losses, schedules and sampler of arXiv 2305.15708 as published.
@@ -61,16 +62,22 @@ def modality_specs(arg, **spec):
 def default(c, arg):
   """The `cpu` recipe with larger networks; not measured yet."""
   cpu(c, arg)
+  if 'unimodal' in c:
+    c.unimodal.num_steps, c.unimodal.batch_size = 40_000, 256
+    latent_dim = 32
+  else:
+    c.joint.num_steps, c.joint.batch_size = 80_000, 256
+    latent_dim = 256
+    c.joint.private_dim = latent_dim // 2 if c.joint.private_dim else 0
   c.modalities = modality_specs(
     arg,
-    latent_dim=32,
+    latent_dim=latent_dim,
     encoder=dict(name='resnet', pad=2),
     decoder=dict(name='resnet', pad=2),
     likelihood=dict(name='normal', scale=0.35),
   )
   c.classifier.network = dict(name='conv', dropout=0.2)
   c.classifier.num_steps = 10_000
-  c.unimodal.num_steps, c.unimodal.batch_size = 40_000, 256
   c.score.network = dict(name='mlp', width=1024, num_blocks=6, expansion=2)
   c.score.num_steps, c.score.batch_size = 100_000, 512
   c.score.optimizer.learning_rate = 5e-4
@@ -96,23 +103,23 @@ def cpu(c, arg):
     ema_decay=0.999,
     optimizer=dict(learning_rate=2e-3, warmup_steps=100, weight_decay=0.05),
   )
-  c.unimodal = dict(
-    autoencoder=common.autoencoder(
-      arg.method, vae=dict(beta=1.0), rae=dict(beta=0.5, latent_noise=0.2)
-    ),
-    num_steps=6_000,
+  training = dict(
     batch_size=128,
     ema_decay=0.999,
     optimizer=dict(learning_rate=1e-3, warmup_steps=200),
   )
-  common.latent_score(
+  common.generative_model(
     c,
     arg.method,
-    network=dict(name='mlp', width=384, num_blocks=3, expansion=2),
-    num_steps=16_000,
+    unimodal=dict(num_steps=6_000, **training),
+    joint=dict(latent_dim=100, num_steps=12_000, **training),
+    score=dict(
+      network=dict(name='mlp', width=384, num_blocks=3, expansion=2),
+      num_steps=16_000,
+    ),
   )
   c.evaluate.num_examples, c.evaluate.max_subsets = 2_000, 10
-  if c.guidance:
+  if arg.method in common.SCORE_METHODS and c.guidance:
     c.compare = {'unguided': dict(guidance=dict())}
 
 
@@ -190,9 +197,8 @@ def shrink(c):
   c.data.mnist_dir = ''
   c.data.verify_checksums = False
   c.data.num_train, c.data.num_val, c.data.num_test = 256, 64, 64
-  common.shrink(c, num_steps=4, batch_size=8)
+  common.shrink(c, num_steps=4, batch_size=8, sampler_steps=2)
   c.evaluate.num_examples, c.evaluate.max_subsets, c.evaluate.chunk_size = 16, 1, 16
-  c.sampler.num_steps = 2
   c.sample.num_examples, c.sample.num_samples = 2, 1
   if c.preset == 'default':
     c.score.network.width, c.score.network.num_blocks = 32, 2

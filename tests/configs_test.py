@@ -24,9 +24,15 @@ RUNS = (
   ('arrays', 'method=sbm_vae'),
   ('digits', 'method=sbm_vae,modalities=3'),
   ('digits', 'method=mld,modalities=2'),
+  ('digits', 'method=mmvaeplus,modalities=3'),
   ('polymnist', 'method=sbm_vae,modalities=2'),
   ('polymnist', 'method=sbm_rae,modalities=2,preset=cpu'),
   ('polymnist', 'method=sbm_vae,modalities=2,preset=paper'),
+  ('arrays', 'method=mopoe,modalities=3'),
+  ('digits', 'method=mmvae,modalities=2'),
+  ('digits', 'method=mmjsd,modalities=2'),
+  ('digits', 'method=mvae,modalities=2'),
+  ('digits', 'method=mvtcae,modalities=2'),
 )
 
 
@@ -62,6 +68,10 @@ def test_every_config_has_every_method(name, method, tmp_path):
   config = _get_config(name, f'smoke,modalities=2,method={method}{preset}')
   experiment = Experiment(config.to_dict(), tmp_path)
   assert len(experiment.setups) == 1 + len(config.compare)
+  if method in common.JOINT_METHODS:
+    experiment.check()
+    assert config.joint.objective.name == method
+    return
   kinds = {type(a).__name__ for a in experiment.autoencoders}
   assert kinds == {'VAE' if method == 'sbm_vae' else 'RAE'}
   scored = experiment.score
@@ -74,6 +84,11 @@ def test_every_config_has_every_method(name, method, tmp_path):
 # Only with -m slow: programs much like those of others or, of `digits`, the very one
 # that other tests run; and the convolutions of `paper`, minutes of compilation.
 SLOW = {
+  ('arrays', 'method=mopoe,modalities=3'),
+  ('digits', 'method=mmvae,modalities=2'),
+  ('digits', 'method=mmjsd,modalities=2'),
+  ('digits', 'method=mvae,modalities=2'),
+  ('digits', 'method=mvtcae,modalities=2'),
   ('digits', 'method=sbm_vae,modalities=3'),
   ('digits', 'method=mld,modalities=2'),
   ('polymnist', 'method=sbm_vae,modalities=2'),
@@ -109,7 +124,10 @@ def test_smoke(name, arguments, tmp_path):
   assert config.method in page and page.count('data:image/png') >= 5
   record = json.loads((tmp_path / 'run.json').read_text())
   assert list(record['config']['modalities']) == list(config.modalities)
-  assert f'unimodal/{next(iter(config.modalities))}' in record['parameters']
+  trained = (
+    'joint' if 'joint' in config else f'unimodal/{next(iter(config.modalities))}'
+  )
+  assert trained in record['parameters']
 
 
 def test_arrays_without_labels(tmp_path):

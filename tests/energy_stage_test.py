@@ -65,8 +65,8 @@ def test_a_finished_run_gets_energies_and_nothing_else(smoke_run, tmp_path):
   model = Experiment(config(), workdir).model
   assert costs == {
     'default': ('', 4),
-    'energy': (one, model.num_evaluations('energy')),
-    'both': (f'{one} + classifier_free(scale=1.0)', model.num_evaluations('both')),
+    'energy': (one, model.num_evaluations('energy', 1)),
+    'both': (f'{one} + classifier_free(scale=1.0)', model.num_evaluations('both', 1)),
   }
   assert 4 < costs['energy'][1] < 8 and 10 < costs['both'][1] < 15
 

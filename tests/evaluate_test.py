@@ -19,7 +19,6 @@ from mmsbm.generate import Generator
 from mmsbm.guidance import Energy
 from mmsbm.infra import sharding
 from mmsbm.infra.errors import UserError
-from mmsbm.latents import LatentLayout
 from mmsbm.learners.classifier import Classifier
 from mmsbm.modalities import Image, Modality
 from mmsbm.models.base import Setup
@@ -63,12 +62,13 @@ class Fake:
 
   kind: str
   modalities = MODALITIES
-  layout = LatentLayout((1, 1, 1))
+  code_dim = 3
+  latent_dims = types.MappingProxyType(dict.fromkeys(NAMES, 1))
   setups = types.MappingProxyType(
     {name: Setup(DPMSolver(), Clean()) for name in ('default', 'with_7_steps')}
   )
 
-  def num_evaluations(self, setup):
+  def num_evaluations(self, setup, num_given):
     return {'default': 5, 'with_7_steps': 7}[setup]
 
   def encode(self, variables, x):
@@ -81,6 +81,9 @@ class Fake:
     spread = (jnp.arange(len(z)) % 7).astype(jnp.uint8)
     pixels = pixels.at[:, :, 0, 1, 0].set(spread[:, None])
     return tuple(pixels[:, m] for m in range(3))
+
+  def reconstruct(self, variables, keys, codes):
+    return self.decode(variables, codes)
 
   def sample_latents(self, variables, keys, z, observed, setup):
     def one(key):

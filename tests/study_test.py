@@ -446,7 +446,7 @@ def test_any_to_any_can_be_built(data, smoke, tmp_path):
         experiment._check_setup(name)
       solver, _, number = name.rpartition('_')
       if solver in any_to_any.SOLVERS and row.name == 'vae_s0':
-        nfe = model.num_evaluations(name)
+        nfe = model.num_evaluations(name, 0)
         assert nfe in (int(number), int(number) - 1)
         if solver not in ('heun', 'pc'):
           assert nfe == int(number)

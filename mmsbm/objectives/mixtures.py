@@ -162,10 +162,11 @@ class MMVAE:
 
     w = p(X|z) (p(z) / q(z|X))^beta,   q(z|X) = mean_n q(z|x_n),
 
-  are averaged inside the logarithm ('iwae', its eq. 5), or outside ('elbo'). 'dreg' has
-  the value of 'iwae' and, for the encoders, the gradient of arXiv 1810.04152, eq. 8, of
-  less variance. As the authors use it, with the density of the mixture in the weights,
-  it is unbiased for one modality, or for K = 1.
+  are averaged inside the logarithm ('iwae', the looser of its two bounds, which does
+  not tend to log p(X)), or outside ('elbo'). 'dreg' has the value of 'iwae' and, for
+  the encoders, the gradient of arXiv 1810.04152, eq. 8, of less variance. As the
+  authors use it, with the density of the mixture in the weights, it is unbiased for one
+  modality, or for K = 1.
 
   Attributes:
     num_samples: K draws per modality.

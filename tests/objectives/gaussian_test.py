@@ -119,7 +119,15 @@ def test_bounds_get_tighter_with_more_draws():
     experts = Experts(shared=single_posteriors(), present=EVERYTHING)
     losses.append(mean_loss(objective, experts, draws=64_000 // number)[0].mean())
   assert losses == sorted(losses, reverse=True)
-  np.testing.assert_allclose(losses[-1], -evidence(X).mean(), atol=0.02)
+  # What the looser of the authors' two bounds tends to: the mean over m of the log of
+  # the integral of p(X, z) q_m(z) / q(z), not quite log p(X).
+  z = jnp.linspace(-6, 6, 2001)[:, None, None]
+  each = np.exp(single_posteriors().log_prob(z[..., None]))
+  joint = np.exp(log_likelihood(z).sum(-1) - 0.5 * z[..., 0] ** 2)
+  weight = (joint / each.mean(-1))[..., None] * each
+  limit = np.log(weight.sum(0) * 0.006 / math.sqrt(2 * math.pi)).mean(-1)
+  assert (limit < evidence(X)).all()
+  np.testing.assert_allclose(losses[-1], -limit.mean(), atol=0.02)
 
 
 def test_mixture_of_equal_experts_is_that_expert():
@@ -254,8 +262,9 @@ def gradient(objective, modalities, draws):
   def loss(shift, key):
     shared = experts.replace(mean=experts.mean + shift)
     present = EVERYTHING[:1, :modalities]
-    fn = lambda z, w: log_likelihood(z, x=X[:1])[..., :modalities]  # noqa: E731
-    return objective(key, Experts(shared=shared, present=present), fn)[0].sum()
+    fn = lambda z, w: log_likelihood(z, x=X[:1], present=True)  # noqa: E731
+    some = lambda z, w: fn(z, w)[..., :modalities]  # noqa: E731
+    return objective(key, Experts(shared=shared, present=present), some)[0].sum()
 
   keys = jax.random.split(jax.random.key(5), draws)
   each = np.asarray(jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(0.2, keys), np.float64)
@@ -269,7 +278,7 @@ def test_dreg_is_unbiased_and_of_less_variance(modalities, number):
     MMVAE(estimator='dreg', num_samples=number), modalities, 200_000
   )
   assert abs(iwae - dreg) < 4 * math.hypot(error, dreg_error)
-  assert abs(iwae) > 10 * error
+  assert abs(iwae) > 5 * error
   assert dreg_error < error
 
 

@@ -1,0 +1,143 @@
+"""The learner of joint VAEs: what reaches the objective, and what it trains."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmsbm.distributions import DiagGaussian
+from mmsbm.infra.optim import make_optimizer
+from mmsbm.infra.rng import step_rngs
+from mmsbm.learners.base import STREAMS, Training, init_state, train_step
+from mmsbm.learners.joint import JointVAE, dimension_weights
+from mmsbm.modalities import make_modality
+from mmsbm.objectives import MVTCAE, MMVAEPlus, MoPoE
+
+SIZES, ROWS = (3, 2, 4), 6
+
+
+def learner(objective, norm='none', **kwargs):
+  mlp = dict(name='mlp', widths=(8,), norm=norm)
+  modalities = tuple(
+    make_modality(
+      f'm{i}', kind='vector', shape=(size,), latent_dim=4, encoder=mlp, decoder=mlp,
+      likelihood=dict(name='normal', scale=0.5),
+    )
+    for i, size in enumerate(SIZES)
+  )  # fmt: skip
+  return JointVAE(modalities, objective, **kwargs)
+
+
+def batch(present=None):
+  rng = np.random.default_rng(0)
+  x = {
+    f'm{i}': rng.normal(size=(ROWS, n)).astype(np.float32) for i, n in enumerate(SIZES)
+  }
+  full = np.ones((ROWS, 3), bool)
+  return {'x': x, 'present': full if present is None else present}
+
+
+RNGS = step_rngs(jax.random.key(0), 0, STREAMS)
+
+
+def test_the_loss_is_that_of_its_objective():
+  made, data = learner(MVTCAE(alpha=0.5, beta=2.0), weights=(1.0, 3.0, 0.5)), batch()
+  variables = made.init(jax.random.key(1), data)
+  loss, terms, _ = made.loss(variables, None, data, RNGS, train=False)
+  mean, log_var = made.network.apply(
+    variables, made.to_model(data['x']), method='encode'
+  )
+  assert mean.shape == (ROWS, 3, 4)
+  q = MVTCAE().posterior(None, _experts(DiagGaussian(mean, log_var), data))
+  z = q.sample(RNGS['noise'])
+  outputs = made.network.apply(variables, z, None, method='decode')
+  log_p = [
+    m.likelihood.log_prob(out, data['x'][m.name])
+    for m, out in zip(made.modalities, outputs, strict=True)
+  ]
+  weighted = log_p[0] + 3 * log_p[1] + 0.5 * log_p[2]
+  np.testing.assert_allclose(terms['reconstruction'], -weighted.mean(), rtol=1e-5)
+  expected = 2 * terms['divergence'] - (3 - 0.5) / 3 * weighted.mean()
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def _experts(shared, data):
+  from mmsbm.objectives import Experts
+
+  return Experts(shared=shared, present=jnp.asarray(data['present']))
+
+
+@pytest.mark.parametrize('private', [0, 2])
+def test_absent_modalities_have_no_influence(private):
+  objective = MMVAEPlus(num_samples=2) if private else MoPoE()
+  made = learner(objective, private_dim=private)
+  present = np.ones((ROWS, 3), bool)
+  present[2:, 1], present[0, 0], present[5] = False, False, False
+  data = batch(present)
+  variables = made.init(jax.random.key(1), data)
+
+  @jax.jit
+  def run(variables, data):
+    def fn(params):
+      return made.loss({'params': params}, None, data, RNGS, train=True)[0]
+
+    return jax.value_and_grad(fn)(variables['params'])
+
+  loss, gradients = run(variables, data)
+  junk = {
+    name: np.where(present[:, [i]], a, 9.0).astype(np.float32)
+    for i, (name, a) in enumerate(data['x'].items())
+  }
+  other, others = run(variables, {**data, 'x': junk})
+  assert loss == other and np.isfinite(loss)
+  jax.tree.map(np.testing.assert_array_equal, gradients, others)
+  # Where a modality is nowhere, its networks are not trained.
+  present = present & (np.arange(3) != 1)
+  _, gradients = run(variables, {**data, 'present': present})
+  largest = jax.tree.map(lambda g: float(np.abs(g).max()), gradients)
+  assert max(jax.tree.leaves([largest['encoders_1'], largest['decoders_1']])) == 0
+  assert min(jax.tree.leaves([largest['encoders_0'], largest['decoders_2']])) > 0
+  if private:
+    assert 'auxiliary_log_var' in gradients
+    assert (np.asarray(gradients['auxiliary_log_var'])[1] == 0).all()
+    assert (np.asarray(gradients['auxiliary_log_var'])[[0, 2]] != 0).all()
+
+
+def test_running_averages_are_kept():
+  made = learner(MoPoE(), norm='batch')
+  data = batch()
+  variables = made.init(jax.random.key(1), data)
+  _, _, mutables = made.loss(variables, None, data, RNGS, train=True)
+  moved = jax.tree.map(
+    lambda a, b: bool((a != b).any()), mutables['batch_stats'], variables['batch_stats']
+  )
+  assert all(jax.tree.leaves(moved))
+  assert made.loss(variables, None, data, RNGS, train=False)[2] == {}
+
+
+def test_training_makes_the_loss_smaller():
+  made = learner(MVTCAE(alpha=0.5, beta=1.0))
+  training = Training(
+    learner=made,
+    optimizer=make_optimizer(num_steps=60, learning_rate=1e-2),
+    ema_decay=0.9,
+    num_steps=60,
+    batch_size=ROWS,
+    key=jax.random.key(0),
+  )
+  data = batch()
+
+  @jax.jit
+  def run(state):
+    return jax.lax.scan(
+      lambda state, _: train_step(training, state, None, data), state, length=60
+    )
+
+  _, logs = run(init_state(training, data))
+  assert logs['loss'][-10:].mean() < 0.7 * logs['loss'][:5].mean()
+
+
+def test_weights_by_dimensions():
+  # As the published program scales likelihoods of 2, 3 and 4 entries: 2, 4/3, 1.
+  modalities = learner(MoPoE()).modalities
+  np.testing.assert_allclose(dimension_weights(modalities), (4 / 3, 2, 1))

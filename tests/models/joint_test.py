@@ -1,0 +1,222 @@
+"""Joint models with linear networks, whose posteriors are known."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmsbm.diffusion.parametrization import EDM
+from mmsbm.diffusion.sde import VE
+from mmsbm.distributions import Normal
+from mmsbm.generate import Generator
+from mmsbm.infra import sharding
+from mmsbm.latents import LatentLayout
+from mmsbm.learners.joint import JointVAE
+from mmsbm.learners.latent_score import LatentScore
+from mmsbm.modalities import Modality, Vector
+from mmsbm.models.base import Setup
+from mmsbm.models.gaussian_mixture import fit_gaussian_mixture
+from mmsbm.models.joint import GaussianMixture, JointModel, Prior
+from mmsbm.objectives import MMVAE, MVTCAE, MMVAEPlus
+from mmsbm.samplers.dpm_solver import DPMSolver
+
+DIM, MANY = 2, 4_000
+
+
+class Encode(nn.Module):
+  """q(z | x_m) = N(x_m + shift, exp(log_var))."""
+
+  shift: float
+  log_var: float
+
+  def __call__(self, x, train):
+    return x + self.shift, jnp.full_like(x, self.log_var)
+
+
+class Decode(nn.Module):
+  """Twice the latent, of which the first entries are z."""
+
+  def __call__(self, z, train):
+    return 2 * z
+
+
+class GaussianNet(nn.Module):
+  """What the edm network is for standard normal data."""
+
+  def __call__(self, z, t, role, train):
+    return jnp.zeros_like(z)
+
+
+def make(objective, private=0):
+  modalities = tuple(
+    Modality(
+      name=f'm{i}',
+      kind_name='vector',
+      kind=Vector(),
+      shape=(DIM + private,),
+      latent_dim=DIM + private,
+      encoder=Encode(shift, log_var),
+      decoder=Decode(),
+      likelihood=Normal(),
+    )
+    for i, (shift, log_var) in enumerate([(0.0, 0.0), (1.0, -1.0), (-2.0, 0.5)])
+  )
+  sde = VE(sigma_min=0.01, sigma_max=40.0)
+  score = LatentScore(
+    network=GaussianNet(),
+    layout=LatentLayout((DIM,)),
+    sde=sde,
+    parametrization=EDM(),
+    times=None,
+    weighting='edm',
+    condition_probability=0.0,
+  )
+  setups = {
+    'default': Setup(Prior()),
+    'mixture': Setup(GaussianMixture()),
+    'score': Setup(DPMSolver(stochastic=True, num_steps=60, grid='edm')),
+  }
+  model = JointModel(
+    JointVAE(modalities, objective, private_dim=private), setups, score
+  )
+  example = {'x': {m.name: np.zeros((1, *m.shape), np.float32) for m in modalities}}
+  init = model.learner.init if private else lambda key, batch: {'params': {}}
+  variables = {
+    'joint': init(jax.random.key(0), example),
+    'score': {},
+    'latents': {'mean': jnp.array([3.0, -1.0]), 'std': jnp.array([0.5, 2.0])},
+    'mixtures': {
+      'mixture': {
+        'log_weights': jnp.log(jnp.array([0.25, 0.75])),
+        'mean': jnp.array([[5.0, 0.0], [-5.0, 1.0]]),
+        'scale': jnp.array([[[1.0, 0.0], [0.8, 0.6]], [[0.5, 0.0], [0.0, 2.0]]]),
+      }
+    },
+  }  # fmt: skip
+  return Generator(model, variables, mesh=sharding.make_mesh(), chunk_size=MANY)
+
+
+@pytest.fixture(scope='module')
+def product():
+  return make(MVTCAE())
+
+
+X = tuple(np.array([[0.5 * i, 1.0 - i]], np.float32) for i in range(3))
+
+
+def codes_of(generator, num, private=0):
+  x = tuple(np.pad(np.tile(a, (num, 1)), ((0, 0), (0, private))) for a in X)
+  return generator.encode(x)
+
+
+def draw(generator, observed, setup='default', num=MANY, seed=0, **kw):
+  shown = np.broadcast_to(np.array(observed, bool), (num, 3))
+  return generator.sample_latents(
+    codes_of(generator, num), shown, key=jax.random.key(seed), setup=setup, **kw
+  )
+
+
+def check_moments(z, mean, std):
+  np.testing.assert_allclose(z.mean(0), mean, atol=4 * np.max(std) / MANY**0.5)
+  np.testing.assert_allclose(z.std(0), std, rtol=0.06)
+
+
+def test_given_some_it_draws_from_their_product(product):
+  for observed in ([1, 0, 0], [0, 1, 1], [1, 1, 1]):
+    used = np.array(observed, bool)
+    precision = np.exp(-np.array([0.0, -1.0, 0.5]))[used]
+    means = np.stack([X[0], X[1] + 1, X[2] - 2])[used, 0]
+    mean = (precision[:, None] * means).sum(0) / precision.sum()
+    for setup in product.model.setups:
+      check_moments(draw(product, observed, setup), mean, precision.sum() ** -0.5)
+
+
+def test_given_nothing_it_draws_as_the_setup_says(product):
+  check_moments(draw(product, [0, 0, 0]), 0.0, 1.0)
+  check_moments(draw(product, [0, 0, 0], 'score'), [3.0, -1.0], [0.5, 2.0])
+  z = draw(product, [0, 0, 0], 'mixture')
+  first = z[:, 0] > 0
+  assert abs(first.mean() - 0.25) < 4 * (0.25 * 0.75 / MANY) ** 0.5
+  check_moments(z[~first], [-5.0, 1.0], [0.5, 2.0])
+  np.testing.assert_allclose(np.cov(z[first].T), [[1.0, 0.8], [0.8, 1.0]], atol=0.15)
+
+
+def test_a_row_depends_on_itself_only(product):
+  patterns = np.array([[0, 0, 0], [1, 0, 0], [0, 0, 0], [1, 1, 0]], bool)
+  codes = codes_of(product, 4)
+  for setup in product.model.setups:
+    args = dict(key=jax.random.key(3), setup=setup)
+    whole = product.sample_latents(codes, patterns, **args)
+    for rows in ([2], [1, 3]):
+      part = product.sample_latents(
+        codes[rows], patterns[rows], rows=np.array(rows), **args
+      )
+      np.testing.assert_allclose(part, whole[rows], rtol=1e-5, atol=1e-6)
+    # What is not observed is of no influence.
+    # A code is the means of all modalities, then their log variances.
+    hidden = np.repeat(np.tile(~patterns, (1, 2)), DIM, axis=1)
+    other = np.where(hidden, 100.0, codes).astype(np.float32)
+    np.testing.assert_array_equal(
+      product.sample_latents(other, patterns, **args), whole
+    )
+
+
+def test_cost_is_that_of_the_score_model_where_nothing_is_given(product):
+  counts = {
+    (setup, given): product.model.num_evaluations(setup, given)
+    for setup in product.model.setups
+    for given in (0, 2)
+  }
+  assert counts.pop(('score', 0)) == 60
+  assert set(counts.values()) == {0}
+
+
+def test_reconstructions_are_of_each_modality_alone(product):
+  x = product.reconstruct(codes_of(product, 5), key=jax.random.key(0))
+  for shift, given, out in zip([0.0, 1.0, -2.0], X, x, strict=True):
+    np.testing.assert_allclose(out, np.tile(2 * (given + shift), (5, 1)), rtol=1e-6)
+  z = product.mean_latents(
+    codes_of(product, 2), np.array([[0, 1, 0], [0, 0, 0]], bool), key=jax.random.key(0)
+  )
+  np.testing.assert_allclose(z, [X[1][0] + 1, [0, 0]], rtol=1e-6)
+
+
+def test_a_mixture_draws_one_expert_for_each_row():
+  z = draw(make(MMVAE()), [1, 0, 1])
+  # N((0, 1), 1) and N((-1, -3), e^0.5).
+  second = z[:, 1] < -1
+  assert 0.4 < second.mean() < 0.6
+  np.testing.assert_allclose(z[:, 0].mean(), -0.5, atol=0.1)
+
+
+def test_private_latents():
+  generator = make(MMVAEPlus(), private=1)
+  num = 2_000
+  codes = codes_of(generator, num, private=1)
+  observed = np.tile([[True, False, True]], (num, 1))
+  z = generator.sample_latents(codes, observed, key=jax.random.key(0))
+  assert z.shape == (num, DIM + 3) and generator.model.latent_dims == {
+    'shared': DIM, 'm0': 1, 'm1': 1, 'm2': 1,
+  }  # fmt: skip
+  # Of observed ones from the posterior N(shift, e^log_var), otherwise N(0, 1).
+  np.testing.assert_allclose(z[:, DIM:].mean(0), [0.0, 0.0, -2.0], atol=0.15)
+  np.testing.assert_allclose(z[:, DIM:].std(0), [1.0, 1.0, np.exp(0.25)], rtol=0.08)
+  x = generator.decode(z)
+  np.testing.assert_allclose(x[1], 2 * z[:, [0, 1, 3]], rtol=1e-5)
+
+
+def test_the_mixture_is_fitted():
+  rng = np.random.default_rng(0)
+  which = rng.random(6_000) < 0.3
+  z = np.where(which[:, None], [4.0, 0.0], [-4.0, 2.0])
+  z = z + rng.normal(size=z.shape) * [1.0, 0.5]
+  fitted = fit_gaussian_mixture(z, 2, seed=0)
+  order = fitted['mean'][:, 0].argsort()[::-1]
+  np.testing.assert_allclose(
+    np.exp(fitted['log_weights'])[order], [0.3, 0.7], atol=0.03
+  )
+  np.testing.assert_allclose(fitted['mean'][order], [[4, 0], [-4, 2]], atol=0.1)
+  cov = fitted['scale'] @ fitted['scale'].swapaxes(1, 2)
+  expected = np.tile(np.diag([1.0, 0.25]), (2, 1, 1))
+  np.testing.assert_allclose(cov, expected, atol=0.08)
