@@ -140,13 +140,12 @@ def _random_generator(experiment: Experiment) -> Generator:
     return [{'params': state.params, **state.mutables} for state in states]
 
   total = experiment.layout.total
-  variables = {
-    'unimodal': dict(zip(experiment.names, init('unimodal'), strict=True)),
-    'score': init('score')[0],
-    'latents': {'mean': jnp.zeros(total), 'std': jnp.ones(total)},
-  }
-  if experiment.energy:
-    variables['energy'] = init('energy')[0]
+  variables = {'latents': {'mean': jnp.zeros(total), 'std': jnp.ones(total)}}
+  for stage in experiment.config['stages']:
+    if stage == 'unimodal':
+      variables[stage] = dict(zip(experiment.names, init(stage), strict=True))
+    elif stage != 'classifier':
+      (variables[stage],) = init(stage)
   size = experiment.config['evaluate']['chunk_size']
   return Generator(experiment.model, variables, mesh=experiment.mesh, chunk_size=size)
 
@@ -176,17 +175,25 @@ def _changed(experiment: Experiment, **sections) -> Experiment:
 
 def sample(experiment: Experiment) -> Iterator[dict]:
   spec, compared = (experiment.config[k] for k in ('sampler', 'compare'))
-  steps = sorted({spec['num_steps'], 5, 10, 50})
-  specs = {str(n): {'sampler': {**spec, 'num_steps': n}} for n in steps} | compared
+  specs = {
+    name: each
+    for name, each in compared.items()
+    # These are fitted to data.
+    if each.get('sampler', {}).get('name') != 'gaussian_mixture'
+  }
+  if 'num_steps' in spec:
+    steps = sorted({spec['num_steps'], 5, 10, 50})
+    specs = {str(n): {'sampler': {**spec, 'num_steps': n}} for n in steps} | specs
   experiment = _changed(experiment, compare=specs)
   generator = _random_generator(experiment)
   for name in specs:
     described = describe_setup(experiment.setups[name])
     yield {**described, **_run_setup(generator, name)}
-  z = np.zeros((generator.chunk_size, experiment.layout.total), np.float32)
-  generator.decode(z)
+  size = sum(generator.model.latent_dims.values())
+  z, key = np.zeros((generator.chunk_size, size), np.float32), jax.random.key(0)
+  generator.decode(z, key=key)
   start = time.perf_counter()
-  generator.decode(z)
+  generator.decode(z, key=key)
   seconds = time.perf_counter() - start
   yield {'decoders': len(experiment.names), 'tuples_per_second': len(z) / seconds}
 

@@ -151,10 +151,9 @@ class Protocol:
     """
     observed = np.broadcast_to(given, (len(self.rows), len(given)))
     name = 'given ' + ','.join(np.array(self.names)[given])
-    z = self.generator.sample_latents(
-      self.codes, observed, key=fold_in_name(self.key, name), setup=setup
-    )
-    return self.generator.decode(z)
+    key = fold_in_name(self.key, name)
+    z = self.generator.sample_latents(self.codes, observed, key=key, setup=setup)
+    return self.generator.decode(z, key=fold_in_name(key, 'decode'))
 
   def classifier(self) -> list[Row]:
     """Accuracy of the judges on real examples, without which no number means much."""

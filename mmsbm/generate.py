@@ -64,7 +64,11 @@ class Generator:
         variables, row_keys(key, rows), codes, observed
       )
     )
-    self._decode = jax.jit(model.decode)
+    self._decode = jax.jit(
+      lambda variables, key, rows, latents: model.decode(
+        variables, row_keys(key, rows), latents
+      )
+    )
     self._judge = jax.jit(self._judge_fn)
 
   @functools.cached_property
@@ -194,23 +198,21 @@ class Generator:
   def _blank_latents(self, size: int) -> np.ndarray:
     return np.zeros((size, sum(self.model.latent_dims.values())), np.float32)
 
-  def decode(self, z: np.ndarray) -> tuple[np.ndarray, ...]:
+  def decode(self, latents: np.ndarray, *, key: jax.Array) -> tuple[np.ndarray, ...]:
     """Latents [N, D] to raw examples, one array [N, *shape] per modality."""
-    return self._to_raw(z, lambda rows, z: self._decode(self._variables, z))
+    return self._to_raw(self._decode, latents, key)
 
   def reconstruct(self, codes: np.ndarray, *, key: jax.Array) -> tuple[np.ndarray, ...]:
     """Codes [N, C] to raw examples, every modality from itself alone."""
-    return self._to_raw(
-      codes, lambda rows, codes: self._reconstruct(self._variables, key, rows, codes)
-    )
+    return self._to_raw(self._reconstruct, codes, key)
 
-  def _to_raw(self, inputs: np.ndarray, fn: Callable) -> tuple[np.ndarray, ...]:
-    """Applies fn(rows, inputs) chunk by chunk to get raw examples."""
+  def _to_raw(self, fn: Callable, inputs: np.ndarray, key: jax.Array):
+    """Applies a compiled function to rows of inputs [N, ...], chunk by chunk."""
     out = tuple(
       np.zeros((len(inputs), *m.shape), m.kind.dtype) for m in self.model.modalities
     )
     for indices, mask in self._chunks(len(inputs)):
-      x = fn(*self._put((indices, inputs[indices])))
+      x = fn(self._variables, key, *self._put((indices, inputs[indices])))
       for whole, part in zip(out, x, strict=True):
         whole[indices[mask]] = np.asarray(part)[mask]
     return out

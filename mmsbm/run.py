@@ -130,9 +130,8 @@ class Run:
     key = fold_in_name(jax.random.key(seed), 'sample')
     z = self._generator.sample_latents(codes, mask, key=key, setup=setup)
     out = {}
-    for i, (name, value) in enumerate(
-      zip(self.modalities, self._generator.decode(z), strict=True)
-    ):
+    drawn = self._generator.decode(z, key=fold_in_name(key, 'decode'))
+    for i, (name, value) in enumerate(zip(self.modalities, drawn, strict=True)):
       rows = mask[:, i].reshape(-1, *[1] * (value.ndim - 1))
       out[name] = np.where(rows, x[i], value).astype(value.dtype)
     return out
@@ -162,10 +161,11 @@ class Run:
       if name in given or name not in self.modalities
     }
 
-  def decode(self, z: Examples) -> dict[str, np.ndarray]:
+  def decode(self, z: Examples, seed: int = 0) -> dict[str, np.ndarray]:
     """Raw examples {name: [N, *shape]} of latents {name: [N, d]}; see `encode`.
 
-    Of score-based methods those of the modalities in z, of joint VAEs of all.
+    Of score-based methods those of the modalities in z, of joint VAEs of all. Decoders
+    that draw samples depend on the seed.
     """
     dims = self._generator.model.latent_dims
     for name in z:
@@ -185,7 +185,7 @@ class Run:
           )
         part = value
       parts.append(part)
-    x = self._generator.decode(np.concatenate(parts, axis=1))
+    x = self._generator.decode(np.concatenate(parts, axis=1), key=jax.random.key(seed))
     every = 'shared' in dims
     return {n: v for n, v in zip(self.modalities, x, strict=True) if every or n in z}
 

@@ -76,7 +76,7 @@ def write_samples(
   x = tuple(np.asarray(part.arrays[name][rows]) for name in names)
   label = np.full(len(rows), -1) if part.labels is None else part.labels[rows]
   key = fold_in_name(jax.random.key(config['seed']), 'pictures')
-  z = generator.encode(x)
+  codes = generator.encode(x)
   stamp = hashlib.sha1(
     json.dumps(
       [
@@ -93,11 +93,9 @@ def write_samples(
     """[N, S, *shape] per modality."""
     count = config['num_samples']
     repeated = np.repeat(np.arange(len(rows)), count)
-    drawn = generator.decode(
-      generator.sample_latents(
-        z[repeated], observed[repeated], key=fold_in_name(key, title)
-      )
-    )
+    own = fold_in_name(key, title)
+    latents = generator.sample_latents(codes[repeated], observed[repeated], key=own)
+    drawn = generator.decode(latents, key=fold_in_name(own, 'decode'))
     return tuple(a.reshape(len(rows), count, *a.shape[1:]) for a in drawn)
 
   written = []
@@ -115,7 +113,7 @@ def write_samples(
     # Or a kill between the two files would leave an old picture of new samples.
     path.with_suffix('.png').unlink(missing_ok=True)
     if kind == 'reconstruction':
-      x_hat = generator.reconstruct(z, key=fold_in_name(key, title))
+      x_hat = generator.reconstruct(codes, key=fold_in_name(key, title))
       generated = tuple(a[:, None] for a in x_hat)
     else:
       generated = draw(observed, title)

@@ -92,6 +92,8 @@ def examples():
 class FakeExperiment:
   """What the protocol asks of an experiment without setups and judges."""
 
+  is_joint, main_stage = False, 'score'
+
   def __init__(self, workdir, generator, **likelihood):
     split = Split(examples(), np.ones((NUM, 2), bool), None)
     self.workdir = workdir

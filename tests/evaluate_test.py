@@ -74,7 +74,7 @@ class Fake:
   def encode(self, variables, x):
     return jnp.stack([a[:, 0, 0, 0] for a in x], 1).astype(jnp.float32)
 
-  def decode(self, variables, z):
+  def decode(self, variables, keys, z):
     pixels = jnp.zeros((len(z), 3, *SHAPE), jnp.uint8)
     pixels = pixels.at[:, :, 0, 0, 0].set(z.astype(jnp.uint8))
     # Features need some spread for a Frechet distance.
@@ -83,7 +83,7 @@ class Fake:
     return tuple(pixels[:, m] for m in range(3))
 
   def reconstruct(self, variables, keys, codes):
-    return self.decode(variables, codes)
+    return self.decode(variables, keys, codes)
 
   def sample_latents(self, variables, keys, z, observed, setup):
     def one(key):
@@ -100,6 +100,8 @@ class Fake:
 
 class FakeExperiment:
   """What the protocol asks of an experiment."""
+
+  is_joint, main_stage = False, 'score'
 
   def __init__(self, workdir, num=997, num_present=997, **config):
     rng = np.random.default_rng(0)

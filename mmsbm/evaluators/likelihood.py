@@ -1,8 +1,8 @@
 """Likelihoods of a trained model, as the bounds and densities that one can compute.
 
 All are in nats per example. The models and variables are those of
-`models.score_based.ScoreBasedModel`: autoencoders of the modalities under a score
-model of the joined, standardised latents.
+`models.score_based.ScoreBasedModel`, autoencoders of the modalities under a score
+model of the joined, standardised latents, and of `models.joint.JointModel`.
 """
 
 import math
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from mmsbm.distributions import DiagGaussian
 from mmsbm.evaluators.probability_flow import ProbabilityFlow
 from mmsbm.latents import NOISY, OBSERVED
-from mmsbm.samplers.noise import row_normal
+from mmsbm.samplers.noise import row_normal, substream
 
 
 def latent_log_prob(
@@ -162,3 +162,52 @@ def joint_log_weight(
   log_prior, stderr = latent_log_prob(model, flow, variables, keys, z, observed)
   # The score model's density is of standardised latents.
   return total + log_prior - jnp.log(stats['std']).sum(), stderr
+
+
+def joint_vae_log_weights(
+  model,
+  variables,
+  keys: jax.Array,
+  codes: jax.Array,
+  raw: tuple[jax.Array, ...],
+  observed: jax.Array,
+  num_samples: int,
+) -> tuple[jax.Array, jax.Array]:
+  """Importance weights of a joint VAE at draws from its posterior.
+
+  The latents z, private ones included, are drawn from q(z | observed):
+
+    log p(observed | z) + log p(z) - log q(z | observed)
+
+  are log weights of log p(observed), see `importance_bound`, and
+
+    log p(x_m | z)
+
+  those of the density of x_m as the model generates it from what is observed.
+
+  Args:
+    model: a JointModel.
+    variables: of the model.
+    keys: typed keys [B].
+    codes: of the examples, [B, C].
+    raw: examples as files hold them, one array [B, *shape] per modality.
+    observed: [B, M] bool.
+    num_samples: K.
+
+  Returns:
+    [K, B], and [K, B, M] for every modality m.
+  """
+  x = tuple(m.kind.to_model(a) for m, a in zip(model.modalities, raw, strict=True))
+
+  def log_weights(number):
+    latents, ratio = model.draw(variables, substream(keys, number), codes, observed)
+    log_p = [
+      m.likelihood.log_prob(output, a)
+      for m, output, a in zip(
+        model.modalities, model.outputs(variables, latents), x, strict=True
+      )
+    ]
+    log_p = jnp.stack(log_p, axis=-1)
+    return jnp.where(observed, log_p, 0.0).sum(-1) + ratio, log_p
+
+  return jax.lax.map(log_weights, jnp.arange(num_samples))

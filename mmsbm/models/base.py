@@ -96,5 +96,10 @@ class MultimodalModel(Protocol):
   ) -> tuple[jax.Array, ...]:
     """Every modality from itself alone, raw, one array [B, *shape] each."""
 
-  def decode(self, variables: PyTree, z: jax.Array) -> tuple[jax.Array, ...]:
-    """Latents [B, D] to raw examples, one array [B, *shape] per modality."""
+  def decode(
+    self, variables: PyTree, keys: jax.Array, latents: jax.Array
+  ) -> tuple[jax.Array, ...]:
+    """Latents [B, D] to raw examples, one array [B, *shape] per modality.
+
+    Decoders that draw samples use the typed keys [B], a row its own.
+    """

@@ -103,24 +103,47 @@ class JointModel:
 
   def sample_latents(self, variables, keys, codes, observed, setup):
     """See `MultimodalModel.sample_latents`."""
-    experts = self.experts(variables, codes, observed)
-    posterior = self.learner.objective.posterior(substream(keys, _FUSION), experts)
-    z = jax.vmap(lambda key, q: q.sample(key))(substream(keys, _SHARED), posterior)
+    latents, _ = self.draw(variables, keys, codes, observed)
     sampler = self.setups[setup].sampler
-    if not isinstance(sampler, Prior):
-      # The posterior given nothing is the prior; elsewhere this would be for nothing.
-      nothing = ~observed.any(-1)
-      z = jax.lax.cond(
-        nothing.any(),
-        lambda: jnp.where(nothing[:, None], self._draw(variables, keys, setup), z),
-        lambda: z,
-      )
-    if experts.private is None:
-      return z
-    return jnp.concatenate([z, self._private(keys, experts)], axis=-1)
+    if isinstance(sampler, Prior):
+      # It is the posterior given nothing.
+      return latents
+    nothing = ~observed.any(-1)
 
-  def _draw(self, variables, keys, setup):
-    """z [B, d] given nothing."""
+    def replace(latents):
+      z = self._shared_given_nothing(variables, keys, setup)
+      rest = latents[:, self.learner.shared_dim :]
+      other = jnp.concatenate([z, rest], axis=-1)
+      return jnp.where(nothing[:, None], other, latents)
+
+    # Where everything is given it would be for nothing.
+    return jax.lax.cond(nothing.any(), replace, lambda latents: latents, latents)
+
+  def draw(self, variables, keys, codes, observed) -> tuple[jax.Array, jax.Array]:
+    """One draw of all latents from their posterior given what is observed [B, M].
+
+    Private latents of modalities that are not observed come from the prior.
+
+    Returns:
+      Latents [B, d + M p], and log prior - log posterior of them, [B].
+    """
+    experts, objective = (
+      self.experts(variables, codes, observed),
+      self.learner.objective,
+    )
+    q = objective.posterior(substream(keys, _FUSION), experts)
+    sample = jax.vmap(lambda key, q: q.sample(key))
+    z = sample(substream(keys, _SHARED), q)
+    ratio = _log_prior(q, z) - objective.log_density(experts, z)
+    if experts.private is None:
+      return z, ratio
+    q = jax.tree.map(lambda a: jnp.where(observed[..., None], a, 0.0), experts.private)
+    w = sample(substream(keys, _PRIVATE), q)
+    ratio += (_log_prior(q, w) - q.log_prob(w)).sum(-1)
+    return jnp.concatenate([z, w.reshape(w.shape[0], -1)], axis=-1), ratio
+
+  def _shared_given_nothing(self, variables, keys, setup):
+    """z [B, d] as a setup draws it."""
     sampler, size = self.setups[setup].sampler, self.learner.shared_dim
     if isinstance(sampler, GaussianMixture):
       mixture = variables['mixtures'][setup]
@@ -148,14 +171,6 @@ class JointModel:
     )
     return z * stats['std'] + stats['mean']
 
-  def _private(self, keys, experts):
-    """[B, M p]: of observed modalities from their posterior, of others the prior's."""
-    zeros = jnp.zeros_like(experts.private.mean)
-    shown = experts.present[..., None]
-    q = jax.tree.map(lambda a: jnp.where(shown, a, zeros), experts.private)
-    w = jax.vmap(lambda key, q: q.sample(key))(substream(keys, _PRIVATE), q)
-    return w.reshape(w.shape[0], -1)
-
   def mean_latents(self, variables, keys, codes, observed):
     """Latents [B, d + M p] at the mean of the posterior; keys choose a component."""
     experts = self.experts(variables, codes, observed)
@@ -165,15 +180,21 @@ class JointModel:
     w = jnp.where(observed[..., None], experts.private.mean, 0.0)
     return jnp.concatenate([z, w.reshape(w.shape[0], -1)], axis=-1)
 
-  def decode(self, variables, latents):
-    """See `MultimodalModel.decode`."""
+  def outputs(self, variables, latents) -> tuple[jax.Array, ...]:
+    """Parameters of the likelihoods of latents [B, d + M p]."""
     learner = self.learner
     z, w = jnp.split(latents, [learner.shared_dim], axis=-1)
     w = w.reshape(w.shape[0], len(self.modalities), -1) if learner.private_dim else None
-    outputs = learner.network.apply(variables['joint'], z, w, method='decode')
+    return learner.network.apply(variables['joint'], z, w, method='decode')
+
+  def decode(self, variables, keys, latents):
+    """See `MultimodalModel.decode`."""
+    del keys
     return tuple(
       m.kind.to_data(m.likelihood.mean(output))
-      for m, output in zip(self.modalities, outputs, strict=True)
+      for m, output in zip(
+        self.modalities, self.outputs(variables, latents), strict=True
+      )
     )
 
   def reconstruct(self, variables, keys, codes):
@@ -182,5 +203,11 @@ class JointModel:
     for i in range(num):
       alone = jnp.broadcast_to(jnp.arange(num) == i, (codes.shape[0], num))
       latents = self.mean_latents(variables, keys, codes, alone)
-      out.append(self.decode(variables, latents)[i])
+      out.append(self.decode(variables, keys, latents)[i])
     return tuple(out)
+
+
+def _log_prior(posterior: Posterior, z: jax.Array) -> jax.Array:
+  """Log density of the prior of the posterior's family at z [..., d]."""
+  zeros = jnp.zeros_like(z)
+  return type(posterior)(zeros, zeros).log_prob(z)

@@ -61,10 +61,11 @@ class ScoreBasedModel:
     means = encode_means(self.autoencoders, variables['unimodal'], x)
     return standardise(self.layout.join(means), variables['latents'])
 
-  def decode(self, variables, z):
+  def decode(self, variables, keys, latents):
     """See `MultimodalModel.decode`."""
+    del keys
     stats = variables['latents']
-    parts = self.layout.split(z * stats['std'] + stats['mean'])
+    parts = self.layout.split(latents * stats['std'] + stats['mean'])
     out = []
     for autoencoder, part in zip(self.autoencoders, parts, strict=True):
       modality = autoencoder.modality
@@ -81,8 +82,7 @@ class ScoreBasedModel:
 
   def reconstruct(self, variables, keys, codes):
     """See `MultimodalModel.reconstruct`."""
-    del keys
-    return self.decode(variables, codes)
+    return self.decode(variables, keys, codes)
 
   def num_evaluations(self, setup, num_given):
     """See `MultimodalModel.num_evaluations`; a gradient counts as one."""

@@ -50,6 +50,9 @@ class Objective(Protocol):
     with nothing.
     """
 
+  def log_density(self, experts: Experts, z: jax.Array) -> jax.Array:
+    """log q(z | what is present) of z [B, d], of a mixture as a whole; [B]."""
+
 
 def terms_of(log_likelihoods: jax.Array, divergence: jax.Array) -> dict:
   """The two parts of a bound: draws [T, B, M] are averaged, modalities added."""

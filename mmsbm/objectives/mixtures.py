@@ -17,6 +17,7 @@ from mmsbm.fusion import (
 )
 from mmsbm.infra.errors import UserError
 from mmsbm.objectives.base import masked_mean_over_modalities, terms_of
+from mmsbm.objectives.products import Product
 
 
 def one_expert(keys, experts):
@@ -27,7 +28,7 @@ def one_expert(keys, experts):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MoPoE:
+class MoPoE(Product):
   """Mixture of products of experts (Sutter et al., arXiv 2105.02470, eq. 6).
 
   q(z|X) is the mean of the products q_S over all non-empty subsets S of what is there:
@@ -49,8 +50,6 @@ class MoPoE:
   beta: float = 2.5
   prior_expert: str = 'none'
   max_subsets: int = 64
-
-  families = ('normal',)
 
   def __post_init__(self):
     if self.prior_expert not in ('none', 'all', 'full'):
@@ -94,7 +93,7 @@ class MoPoE:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MMJSD:
+class MMJSD(Product):
   """Multimodal Jensen-Shannon divergence (Sutter et al., arXiv 2006.08242, eq. 9).
 
     E[-sum_m log p(x_m|z)] + beta sum_m pi KL(q_m || f),
@@ -109,8 +108,6 @@ class MMJSD:
 
   beta: float = 1.0
   prior_expert: bool = True
-
-  families = ('normal',)
 
   def divergence(self, experts):
     """(sum_m pi KL(q_m || f) [B], f)."""
@@ -225,6 +222,9 @@ class MMVAE:
 
   def posterior(self, keys, experts):
     return one_expert(keys, experts)
+
+  def log_density(self, experts, z):
+    return mixture_log_prob(experts.shared, experts.present, z)
 
 
 def _decode(log_likelihood, z, w=None):

@@ -9,8 +9,17 @@ from mmsbm.fusion import draw_subsets, product_of_experts
 from mmsbm.objectives.base import terms_of
 
 
+class Product:
+  """A posterior that is one Gaussian, which no key chooses."""
+
+  families = ('normal',)
+
+  def log_density(self, experts, z):
+    return self.posterior(None, experts).log_prob(z)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MVAE:
+class MVAE(Product):
   """Multimodal VAE with a product of experts (Wu & Goodman, arXiv 1802.05335).
 
   The sub-sampled loss of its eq. 4: the negative ELBO of all modalities, of each one
@@ -30,8 +39,6 @@ class MVAE:
   beta: float = 1.0
   single_terms: bool = True
   num_random_subsets: int = 1
-
-  families = ('normal',)
 
   def __call__(self, key, experts, log_likelihood):
     present = experts.present
@@ -57,7 +64,7 @@ class MVAE:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MVTCAE:
+class MVTCAE(Product):
   """Multi-view total correlation autoencoder (Hwang et al., NeurIPS 2021, eq. 9).
 
   With the product q(z|X) of the experts, without a prior factor, and M modalities:
@@ -76,8 +83,6 @@ class MVTCAE:
 
   alpha: float = 0.9
   beta: float = 2.5
-
-  families = ('normal',)
 
   def __call__(self, key, experts, log_likelihood):
     q = self.posterior(None, experts)

@@ -15,14 +15,19 @@ from mmsbm.evaluators.likelihood import (
   exchange_prior,
   importance_bound,
   joint_log_weight,
+  joint_vae_log_weights,
   latent_log_prob,
   vae_log_weights,
 )
 from mmsbm.evaluators.probability_flow import ProbabilityFlow
 from mmsbm.latents import OBSERVED, LatentLayout
 from mmsbm.learners.autoencoder import VAE
+from mmsbm.learners.joint import JointVAE
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality, Vector, make_modality
+from mmsbm.models.base import Setup
+from mmsbm.models.joint import JointModel, Prior
+from mmsbm.objectives import MMVAE, MVAE
 
 SCALE = 0.7
 # Orthogonal rows: the posterior of the latents is diagonal.
@@ -342,3 +347,73 @@ def expected_gap(x):
   trace = (np.diag(exact_precision) / precision).sum()
   log_det = np.log(precision).sum() - np.linalg.slogdet(exact_precision)[1]
   return 0.5 * (trace + square - 4 + log_det)
+
+
+# --- joint VAEs ---------------------------------------------------------------
+
+
+class Factor(nn.Module):
+  """p(x | z) as a density of z: the expert of a perfect product with the prior."""
+
+  factor: float = 1.0
+
+  def __call__(self, x, train):
+    precision = jnp.square(WEIGHT).sum(1) / SCALE**2 * self.factor
+    mean = self.factor * (x - BIAS) @ WEIGHT.T / SCALE**2 / precision
+    return mean, jnp.broadcast_to(-jnp.log(precision), mean.shape)
+
+
+def joint_model(objective, encoder):
+  modalities = tuple(
+    Modality(
+      name=name,
+      kind_name='vector',
+      kind=KIND,
+      shape=(3,),
+      latent_dim=2,
+      encoder=encoder,
+      decoder=LinearDecoder(),
+      likelihood=Normal(scale=SCALE),
+    )
+    for name in 'ab'
+  )
+  return JointModel(JointVAE(modalities, objective), {'default': Setup(Prior())})
+
+
+def joint_weights(model, num, num_samples, observed=(True, True)):
+  """Log weights of log p(observed), [K, B], of x_m [K, B, M], and what is exact."""
+  (raw_a, a), (raw_b, b) = raw_examples(num), raw_examples(num, seed=1)
+  variables, raw = {'joint': {'params': {}}}, (raw_a, raw_b)
+  codes = model.encode(variables, raw)
+  shown = jnp.broadcast_to(jnp.array(observed), (num, 2))
+  weights, each = jax.jit(
+    lambda keys: joint_vae_log_weights(
+      model, variables, keys, codes, raw, shown, num_samples
+    )
+  )(keys(num))
+  whole, mean = np.concatenate([WEIGHT, WEIGHT], 1), np.concatenate([BIAS, BIAS])
+  cov = whole.T @ whole + SCALE**2 * np.eye(6)
+  both = log_normal(np.concatenate([a, b], 1), mean, cov)
+  return weights, each, both, log_normal(a, BIAS, cov[:3, :3])
+
+
+def test_the_exact_joint_posterior_gives_the_exact_likelihood():
+  objective = MVAE(single_terms=False, num_random_subsets=0)
+  model = joint_model(objective, Factor())
+  weights, _, both, _ = joint_weights(model, 20, 3)
+  np.testing.assert_allclose(weights, np.tile(both, (3, 1)), atol=1e-4)
+  # Given a alone: its own likelihood, and the conditional density of b.
+  weights, each, both, alone = joint_weights(model, 200, 4_000, (True, False))
+  np.testing.assert_allclose(weights, np.tile(alone, (4_000, 1)), atol=1e-4)
+  conditional = importance_bound(each[:, :, 1])
+  assert np.mean(conditional) < np.mean(both - alone) + 0.01
+  np.testing.assert_allclose(np.mean(conditional), np.mean(both - alone), atol=0.02)
+
+
+def test_the_bound_of_a_mixture_tightens():
+  model = joint_model(MMVAE(), LinearEncoder())
+  weights, _, both, _ = joint_weights(model, 300, 1_000)
+  bounds = [float(importance_bound(weights[:k]).mean()) for k in (1, 10, 1_000)]
+  assert bounds[0] < bounds[1] < bounds[2] < both.mean() + 0.01
+  assert both.mean() - bounds[0] > 0.2
+  np.testing.assert_allclose(bounds[2], both.mean(), atol=0.05)

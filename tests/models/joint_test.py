@@ -202,7 +202,7 @@ def test_private_latents():
   # Of observed ones from the posterior N(shift, e^log_var), otherwise N(0, 1).
   np.testing.assert_allclose(z[:, DIM:].mean(0), [0.0, 0.0, -2.0], atol=0.15)
   np.testing.assert_allclose(z[:, DIM:].std(0), [1.0, 1.0, np.exp(0.25)], rtol=0.08)
-  x = generator.decode(z)
+  x = generator.decode(z, key=jax.random.key(0))
   np.testing.assert_allclose(x[1], 2 * z[:, [0, 1, 3]], rtol=1e-5)
 
 

@@ -173,9 +173,9 @@ def test_every_subset_gives_its_conditional_gaussian(sde, setup):
   observed = np.tile(SUBSETS, (num, 1))
   z = made.encode(x)
   np.testing.assert_allclose(z[0], (truth - MEAN) / STD, rtol=1e-4, atol=1e-5)
-  drawn = made.decode(
-    made.sample_latents(z, observed, key=jax.random.key(1), setup=setup)
-  )
+  key = jax.random.key(1)
+  latents = made.sample_latents(z, observed, key=key, setup=setup)
+  drawn = made.decode(latents, key=key)
   for m, given in enumerate(x):
     np.testing.assert_allclose(
       drawn[m][observed[:, m]], given[observed[:, m]], rtol=1e-4
