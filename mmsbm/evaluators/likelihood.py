@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from mmsbm.distributions import DiagGaussian
 from mmsbm.evaluators.probability_flow import ProbabilityFlow
+from mmsbm.infra.noise import row_normal, substream
 from mmsbm.latents import NOISY, OBSERVED
-from mmsbm.samplers.noise import row_normal, substream
 
 
 def latent_log_prob(

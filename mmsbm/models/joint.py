@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from mmsbm.distributions import POSTERIORS, Posterior
+from mmsbm.infra.noise import row_normal, substream
 from mmsbm.latents import NOISY
 from mmsbm.learners.joint import JointVAE
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality
 from mmsbm.models.base import Setup
 from mmsbm.objectives import Experts
-from mmsbm.samplers.noise import row_normal, substream
 
 # Streams of a row's key, apart from the steps of the samplers.
 _START, _STEPS, _FUSION, _SHARED, _PRIVATE = 0x57A27, 0x57E95, 0xF05E, 0x5A2ED, 0x921

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from mmsbm.guidance import Draw, guided_score, num_evaluations
+from mmsbm.infra.noise import row_normal, substream
 from mmsbm.latents import MISSING, NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.autoencoder import UnimodalAutoencoder
 from mmsbm.learners.energy import LatentEnergy
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality
 from mmsbm.models.base import Setup
-from mmsbm.samplers.noise import row_normal, substream
 
 # Streams of a row's key, apart from the steps of the samplers.
 _START, _STEPS, _GUIDANCE = 0x57A27, 0x57E95, 0x90D3

@@ -248,6 +248,19 @@ def depth_to_space(x: jax.Array, shape: Sequence[int], patch: int) -> jax.Array:
   return x.reshape(-1, h, w, c)
 
 
+def _two_layers(
+  x: jax.Array,
+  expansion: int,
+  act: Callable[[jax.Array], jax.Array],
+  name: str,
+  out_init: nn.initializers.Initializer = nn.linear.default_kernel_init,
+) -> jax.Array:
+  """A perceptron of the module that is being applied, over the last axis of x."""
+  size = x.shape[-1]
+  h = act(nn.Dense(expansion * size, name=f'{name}_in')(x))
+  return nn.Dense(size, kernel_init=out_init, name=f'{name}_out')(h)
+
+
 class MixerBlock(nn.Module):
   """Mixes tokens, then channels, each a residual MLP (arXiv 2105.01601, eq. 1).
 
@@ -265,13 +278,63 @@ class MixerBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps tokens x [B, N, W] to the same shape."""
-    x = x + self._mlp(nn.LayerNorm()(x).swapaxes(1, 2), 'tokens').swapaxes(1, 2)
-    return x + self._mlp(nn.LayerNorm()(x), 'channels')
+    act = ACTIVATIONS[self.activation]
+    h = nn.LayerNorm()(x).swapaxes(1, 2)
+    x = x + _two_layers(h, self.expansion, act, 'tokens').swapaxes(1, 2)
+    return x + _two_layers(nn.LayerNorm()(x), self.expansion, act, 'channels')
 
-  def _mlp(self, x: jax.Array, name: str) -> jax.Array:
-    size = x.shape[-1]
-    h = nn.Dense(self.expansion * size, name=f'{name}_in')(x)
-    return nn.Dense(size, name=f'{name}_out')(ACTIVATIONS[self.activation](h))
+
+class ConditionedMixerBlock(nn.Module):
+  """A MixerBlock whose norms and gates follow a condition; the identity at first.
+
+  Attributes:
+    expansion: hidden size of both MLPs over their input size.
+    dropout: rate on both branches.
+  """
+
+  expansion: int
+  dropout: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
+    """Maps tokens x [B, N, W] and a condition [B, C] to [B, N, W]."""
+    shift_0, scale_0, gate_0, shift_1, scale_1, gate_1 = modulation(
+      condition[:, None], x.shape[-1], 6
+    )
+    drop = nn.Dropout(self.dropout, deterministic=not train)
+    zeros = nn.initializers.zeros
+    h = adaptive_norm(x, shift_0, scale_0).swapaxes(1, 2)
+    h = _two_layers(h, self.expansion, nn.gelu, 'tokens', zeros).swapaxes(1, 2)
+    x = x + (1 + gate_0) * drop(h)
+    h = adaptive_norm(x, shift_1, scale_1)
+    h = _two_layers(h, self.expansion, nn.gelu, 'channels', zeros)
+    return x + (1 + gate_1) * drop(h)
+
+
+class ConditionedMLP(nn.Module):
+  """x + (1 + gate) MLP(LayerNorm(x) (1 + scale) + shift); the identity at first.
+
+  Gate, scale and shift come from a condition.
+
+  Attributes:
+    expansion: hidden size over the width of x.
+    dropout: rate on the hidden layer.
+  """
+
+  expansion: int
+  dropout: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
+    """Maps x [B, W] and a condition [B, C] to [B, W]."""
+    width = x.shape[-1]
+    shift, scale, gate = modulation(condition, width, 3)
+    h = adaptive_norm(x, shift, scale)
+    h = nn.gelu(nn.Dense(self.expansion * width, name='in')(h))
+    h = nn.Dropout(self.dropout, deterministic=not train)(h)
+    # Zero here and 1 + gate below: were both factors 0, neither would learn.
+    h = nn.Dense(width, kernel_init=nn.initializers.zeros, name='out')(h)
+    return x + (1 + gate) * h
 
 
 class PatchTrunk(nn.Module):

@@ -198,29 +198,11 @@ class MLPScoreNet(nn.Module):
     x = jnp.concatenate([jnp.where(known, z, 0.0), flags], axis=-1)
     x = nn.Dense(self.width, name='input')(x)
     for i in range(self.num_blocks):
-      x = _ConditionedMLP(self.expansion, self.dropout, name=f'block_{i}')(
+      x = blocks.ConditionedMLP(self.expansion, self.dropout, name=f'block_{i}')(
         x, condition, train
       )
     x = nn.LayerNorm()(x)
     return nn.Dense(sum(self.dims), kernel_init=nn.initializers.zeros, name='output')(x)
-
-
-class _ConditionedMLP(nn.Module):
-  """One block of MLPScoreNet; the identity at initialisation."""
-
-  expansion: int
-  dropout: float
-
-  @nn.compact
-  def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
-    width = x.shape[-1]
-    shift, scale, gate = blocks.modulation(condition, width, 3)
-    h = blocks.adaptive_norm(x, shift, scale)
-    h = nn.gelu(nn.Dense(self.expansion * width, name='in')(h))
-    h = nn.Dropout(self.dropout, deterministic=not train)(h)
-    # Zero here and 1 + gate below: were both factors 0, neither would learn.
-    h = nn.Dense(width, kernel_init=nn.initializers.zeros, name='out')(h)
-    return x + (1 + gate) * h
 
 
 class Transformer(nn.Module):

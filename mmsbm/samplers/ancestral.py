@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from mmsbm.infra import noise as noise_lib
 from mmsbm.infra.errors import UserError
-from mmsbm.samplers import noise as noise_lib
 from mmsbm.samplers.grids import GridSampler
 from mmsbm.samplers.resampling import jump, jump_times, visited_levels, visits
 

@@ -13,7 +13,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmsbm.samplers import noise as noise_lib
+from mmsbm.infra import noise as noise_lib
 from mmsbm.samplers.resampling import Resampling
 
 # Apart from the steps of any sampler, whose keys are folded with small numbers.

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmsbm.samplers import noise as noise_lib
+from mmsbm.infra import noise as noise_lib
 from mmsbm.samplers.grids import GridSampler
 from mmsbm.samplers.resampling import (
   begins_anew,

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmsbm.infra import noise as noise_lib
 from mmsbm.infra.errors import UserError
-from mmsbm.samplers import noise as noise_lib
 from mmsbm.samplers.grids import GRIDS, check_choice, check_levels, time_grid
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmsbm.samplers import noise as noise_lib
+from mmsbm.infra import noise as noise_lib
 from mmsbm.samplers.grids import GRIDS, check_choice, check_levels, time_grid
 from mmsbm.samplers.resampling import jump, jump_times, visited_levels, visits
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmsbm.diffusion.sde import SDE
+from mmsbm.infra import noise as noise_lib
 from mmsbm.infra.errors import UserError
-from mmsbm.samplers import noise as noise_lib
 
 # The noise of jumps, apart from that of a sampler's steps and of what is shown.
 _STREAM = 0x3AB1E5

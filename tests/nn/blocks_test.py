@@ -197,6 +197,68 @@ class SmallPartsTest(absltest.TestCase):
     h = h + mlp(norm(h, 'LayerNorm_1'), 'channels')
     np.testing.assert_allclose(out[0], h, rtol=1e-4, atol=1e-4)
 
+  def test_conditioned_mixer(self):
+    """x + (1 + gate) MLP(norm(x) (1 + scale) + shift), over tokens, then channels."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 3, 4)).astype(np.float32)
+    condition = rng.normal(size=(1, 2)).astype(np.float32)
+    module = blocks.ConditionedMixerBlock(expansion=2, dropout=0.0)
+    shapes = jax.eval_shape(
+      lambda: module.init(jax.random.key(1), x, condition, False)
+    )['params']
+    params = jax.tree.map(lambda v: rng.normal(size=v.shape).astype(np.float32), shapes)
+    apply = jax.jit(module.apply, static_argnums=3)
+    out = apply({'params': params}, x, condition, False)
+    p = jax.tree.map(lambda v: np.asarray(v, np.float64), params)
+    mod = condition[0] @ p['modulation']['kernel'] + p['modulation']['bias']
+    mod = np.split(mod, 6)
+
+    def norm(h, shift, scale):
+      h = h - h.mean(-1, keepdims=True)
+      return h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-6) * (1 + scale) + shift
+
+    def mlp(h, name):
+      first, last = p[f'{name}_in'], p[f'{name}_out']
+      h = np.asarray(jax.nn.gelu(h @ first['kernel'] + first['bias']))
+      return h @ last['kernel'] + last['bias']
+
+    h = np.asarray(x[0], np.float64)
+    h = h + (1 + mod[2]) * mlp(norm(h, *mod[:2]).T, 'tokens').T
+    h = h + (1 + mod[5]) * mlp(norm(h, *mod[3:5]), 'channels')
+    np.testing.assert_allclose(out[0], h, rtol=1e-4, atol=1e-3)
+    # And the identity at first, which the last layers of both branches see to.
+    for name in ('tokens_out', 'channels_out'):
+      params[name] = jax.tree.map(np.zeros_like, params[name])
+    np.testing.assert_array_equal(apply({'params': params}, x, condition, False), x)
+
+  def test_conditioned_mlp(self):
+    """x + (1 + gate) (gelu(norm(x) (1 + scale) + shift) W + b) W' + b'."""
+    module = blocks.ConditionedMLP(expansion=2, dropout=0.0)
+    x, condition = np.random.default_rng(3).normal(size=(2, 1, 4)).astype(np.float32)
+    apply = jax.jit(module.apply, static_argnames='train')
+    init = jax.jit(module.init, static_argnames='train')
+    params = init(jax.random.key(0), x, condition, train=False)['params']
+    np.testing.assert_array_equal(
+      apply({'params': params}, x, condition, train=False), x
+    )
+    params = jax.tree.map(
+      lambda v: np.random.default_rng(v.size).normal(size=v.shape).astype(np.float32),
+      params,
+    )
+    p = jax.tree.map(lambda v: np.asarray(v, np.float64), params)
+    mod = condition @ p['modulation']['kernel'] + p['modulation']['bias']
+    shift, scale, gate = np.split(np.asarray(mod), 3, axis=-1)
+    h = np.asarray(x - x.mean(), np.float64) / np.sqrt(np.var(x) + 1e-6)
+    h = h * (1 + scale) + shift
+    h = np.asarray(jax.nn.gelu(h @ p['in']['kernel'] + p['in']['bias']))
+    h = h @ p['out']['kernel'] + p['out']['bias']
+    np.testing.assert_allclose(
+      apply({'params': params}, x, condition, train=False),
+      x + (1 + gate) * h,
+      rtol=1e-4,
+      atol=1e-3,
+    )
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -323,31 +323,6 @@ class OwnNetsTest(parameterized.TestCase):
     expected = apply(variables, z, t, role)[:, columns]
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
-  def test_mlp_block(self):
-    """x + (1 + gate) (gelu(norm(x) (1 + scale) + shift) W + b) W' + b'."""
-    module = score_nets._ConditionedMLP(expansion=2, dropout=0.0)
-    x, condition = np.random.default_rng(3).normal(size=(2, 1, 4)).astype(np.float32)
-    apply = jax.jit(module.apply, static_argnames='train')
-    init = jax.jit(module.init, static_argnames='train')
-    params = init(jax.random.key(0), x, condition, train=False)['params']
-    np.testing.assert_array_equal(
-      apply({'params': params}, x, condition, train=False), x
-    )
-    params = randomise(params)
-    p = jax.tree.map(lambda v: np.asarray(v, np.float64), params)
-    mod = condition @ p['modulation']['kernel'] + p['modulation']['bias']
-    shift, scale, gate = np.split(np.asarray(mod), 3, axis=-1)
-    h = np.asarray(x - x.mean(), np.float64) / np.sqrt(np.var(x) + 1e-6)
-    h = h * (1 + scale) + shift
-    h = np.asarray(jax.nn.gelu(h @ p['in']['kernel'] + p['in']['bias']))
-    h = h @ p['out']['kernel'] + p['out']['bias']
-    np.testing.assert_allclose(
-      apply({'params': params}, x, condition, train=False),
-      x + (1 + gate) * h,
-      rtol=1e-4,
-      atol=1e-3,
-    )
-
   @parameterized.parameters('hub', 'mlp', 'transformer')
   def test_dropout_only_in_training(self, name):
     """Train mode without a rate needs no key and changes nothing."""

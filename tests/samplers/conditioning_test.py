@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mmsbm.diffusion.sde import VP
+from mmsbm.infra.noise import row_normal
 from mmsbm.samplers.conditioning import CONDITIONING
-from mmsbm.samplers.noise import row_normal
 from mmsbm.samplers.resampling import Resampling
 
 SDE = VP(1.0, 5.0)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmsbm.infra import noise as noise_lib
 from mmsbm.latents import LatentLayout
-from mmsbm.samplers import noise as noise_lib
 from mmsbm.samplers.conditioning import CONDITIONING
 
 SUBSETS = np.array(list(itertools.product([False, True], repeat=3)))  # [8, 3]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mmsbm.diffusion.sde import SDES, VE, VP
+from mmsbm.infra import noise as noise_lib
 from mmsbm.infra.errors import UserError
-from mmsbm.samplers import noise as noise_lib
 from mmsbm.samplers.grids import time_grid
 from mmsbm.samplers.predictor_corrector import PAPER, PredictorCorrector
 

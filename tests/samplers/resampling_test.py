@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mmsbm.diffusion.sde import SDES
+from mmsbm.infra import noise as noise_lib
 from mmsbm.infra.errors import UserError
 from mmsbm.samplers import CONDITIONING, SAMPLERS
-from mmsbm.samplers import noise as noise_lib
 from mmsbm.samplers.dpm_solver import DPMSolver
 from mmsbm.samplers.grids import time_grid
 from mmsbm.samplers.resampling import (

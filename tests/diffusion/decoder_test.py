@@ -1,0 +1,235 @@
+"""The diffusion decoder on Gaussians x | z, whose score, loss and samples are known."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmsbm.diffusion.decoder import DiffusionDecoder
+from mmsbm.diffusion.losses import TIME_SAMPLING
+from mmsbm.diffusion.parametrization import EDM
+from mmsbm.diffusion.sde import SDES, VP
+from mmsbm.nn.denoisers import MLPDenoiser
+from mmsbm.samplers import SAMPLERS
+
+# x | z ~ N(MATRIX z + SHIFT, STD^2), of shape [2, 1].
+MATRIX = np.array([[0.6, -0.3, 0.0], [0.2, 0.0, 0.5]])
+SHIFT = np.array([0.7, 0.1])
+STD = 0.2
+SCALE = 0.35
+
+
+class _Exact(nn.Module):
+  """The optimal network of EDM for the Gaussian above, if `error` is 0.
+
+  With error e its posterior is that of a Gaussian whose mean is e higher, in units of
+  the scaled x.
+  """
+
+  @nn.compact
+  def __call__(self, x, t, z, train):
+    del train
+    error = self.param('error', nn.initializers.zeros, ())
+    s2 = jnp.exp(2 * t)[:, None]
+    mean = (z @ MATRIX.T + SHIFT - 0.5) / SCALE + error
+    v = (STD / SCALE) ** 2
+    y = x.reshape(mean.shape) * jnp.sqrt(1 + s2)
+    # (D(y) - y / (1 + s^2)) sqrt(1 + s^2) / s, in a form that does not cancel.
+    out = mean + y * (v - 1) / (1 + s2)
+    return (jnp.sqrt(s2 * (1 + s2)) / (v + s2) * out).reshape(x.shape)
+
+
+def _decoder(**changes):
+  fields = {
+    'network': _Exact(),
+    'shape': (2, 1),
+    'sde': VP(),
+    'parametrization': EDM(),
+    'times': TIME_SAMPLING['importance'](time_min=1e-4),
+    'weighting': 'likelihood',
+    'offset': 0.5,
+    'scale': SCALE,
+  }
+  return DiffusionDecoder(**{**fields, **changes})
+
+
+def _variables(error=0.0):
+  return {'params': {'error': jnp.float32(error)}}
+
+
+def _draw(key, n):
+  """Latents [n, 3] and examples [n, 2, 1]."""
+  z_key, x_key = jax.random.split(key)
+  z = jax.random.normal(z_key, (n, 3))
+  x = z @ MATRIX.T + SHIFT + STD * jax.random.normal(x_key, (n, 2))
+  return z, x.reshape(n, 2, 1)
+
+
+@pytest.mark.parametrize(
+  'sde_name,sampler_name', [('vp', 'heun'), ('sub_vp', 'dpm_solver'), ('ve', 'heun')]
+)
+def test_samples_have_the_conditional_moments(sde_name, sampler_name):
+  """Mean and variance of x - E[x | z], and its correlation with z, to 4 std. errors."""
+  n, sampler = 4096, SAMPLERS[sampler_name](num_steps=40)
+  decoder = _decoder(sde=SDES[sde_name]())
+  z, _ = _draw(jax.random.key(1), n)
+  keys = jax.random.split(jax.random.key(0), n)
+  x = jax.jit(lambda v, k, z: decoder.sample(v, k, z, sampler))(_variables(), keys, z)
+  assert x.shape == (n, 2, 1)
+  z = np.asarray(z, np.float64)
+  rest = (np.asarray(x, np.float64).reshape(n, 2) - z @ MATRIX.T - SHIFT) / STD
+  assert np.abs(rest.mean(0)).max() < 4 / np.sqrt(n)
+  assert np.abs(rest.var(0) - 1).max() < 4 * np.sqrt(2 / n)
+  assert np.abs(rest.T @ z / n).max() < 4 / np.sqrt(n)
+  assert abs((rest[:, 0] * rest[:, 1]).mean()) < 4 / np.sqrt(n)
+
+
+def test_a_row_of_a_sample_depends_on_its_own_key_and_latent_only():
+  decoder = _decoder()
+  options = {
+    'annealed_langevin': {'num_levels': 3, 'steps_per_level': 2},
+    'ancestral': {'num_steps': 3, 'eta': 0.7},
+  }
+
+  def run(name, keys, z):
+    sampler = SAMPLERS[name](**options.get(name, {'num_steps': 3}))
+    sample = jax.jit(lambda keys, z: decoder.sample(_variables(), keys, z, sampler))
+    return np.asarray(sample(keys, z))
+
+  keys = jax.random.split(jax.random.key(0), 3)
+  z, _ = _draw(jax.random.key(1), 3)
+  # Row 1 with another latent, with another key, and in other company.
+  keys = keys[jnp.array([0, 1, 1, 2, 1])]
+  z = z[jnp.array([0, 1, 0, 1, 1])]
+  for name in SAMPLERS:
+    out = run(name, keys, z)
+    assert np.isfinite(out).all()
+    distance = np.abs(out - out[1]).max((1, 2))
+    assert (distance[[0, 2, 3]] > 1e-3).all() and distance[4] < 1e-5, name
+  alone = run('ancestral', keys[1:2], z[1:2])
+  every = run('ancestral', keys, z)
+  np.testing.assert_allclose(alone[0], every[1], rtol=1e-5, atol=1e-6)
+
+
+# Gauss-Hermite and midpoint rules for expectations over the training times.
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
+_MIDPOINTS = (np.arange(200_000) + 0.5) / 200_000
+
+
+def _expected_loss(name, error):
+  """Loss per example of the network with that error, in closed form but for times.
+
+  The error of the predicted noise has mean square v / (v + s^2) at the optimum, and
+  error^2 s^2 / (v + s^2)^2 more than that.
+  """
+  v, sde = (STD / SCALE) ** 2, VP()
+
+  def mean_square(s2):
+    return v / (v + s2) + error**2 * s2 / (v + s2) ** 2
+
+  if name == 'edm':
+    s2 = np.exp(2 * (-0.5 + 1.2 * _NODES))
+    return np.average((1 + s2) * mean_square(s2), weights=_WEIGHTS)
+  first, last = (float(sde.noise_level(t)) ** 2 for t in (1e-4, 1.0))
+  if name == 'likelihood':
+    # An integral over log s^2.
+    a = np.log(first) + np.log(last / first) * _MIDPOINTS
+    return np.log(last / first) * mean_square(np.exp(a)).mean() / (1 - 1e-4)
+  t = 1e-4 + (1 - 1e-4) * _MIDPOINTS
+  return mean_square(np.asarray(sde.noise_level(t), np.float64) ** 2).mean()
+
+
+@pytest.mark.parametrize(
+  'weighting,times',
+  [('likelihood', 'importance'), ('uniform', 'uniform'), ('edm', 'lognormal')],
+)
+def test_loss_has_its_closed_form_value(weighting, times):
+  """Half the sum over two entries; at the optimum, and above and below it."""
+  n = 100_000
+  decoder = _decoder(times=TIME_SAMPLING[times](time_min=1e-4), weighting=weighting)
+  z, x = _draw(jax.random.key(1), n)
+  rngs = {'time': jax.random.key(2), 'noise': jax.random.key(3)}
+  run = jax.jit(lambda v: decoder.loss(v, x, z, rngs, train=True))
+  for error in (0.0, 0.6, -0.6):
+    losses = np.asarray(run(_variables(error)), np.float64)
+    assert losses.shape == (n,)
+    expected = 0.5 * 2 * _expected_loss(weighting, error)
+    tolerance = 4 * losses.std() / np.sqrt(n)
+    assert tolerance < 0.1 * expected
+    assert abs(losses.mean() - expected) < tolerance, error
+
+
+def test_likelihood_weighting_bounds_the_likelihood_tightly():
+  """At the optimum, with the terms without parameters, it is the entropy of x | z.
+
+  These are the entropy of the last noise, u + s_min eps, and log scale; the prior is
+  N(0, 1) but for 1e-4.
+  """
+  s_min = float(VP().noise_level(1e-4))
+  noise_entropy = 0.5 * np.log(2 * np.pi * np.e * s_min**2)
+  bound = _expected_loss('likelihood', 0.0) * (1 - 1e-4) * 0.5
+  bound += noise_entropy + np.log(SCALE)
+  assert abs(bound - 0.5 * np.log(2 * np.pi * np.e * STD**2)) < 1e-3
+
+
+def test_training_an_mlp_finds_the_conditional_mean():
+  """At the highest noise level the denoised example is E[x | z]; z gets gradients."""
+  network = MLPDenoiser(
+    (2, 1), width=32, num_blocks=1, condition_width=16, level_features=8
+  )
+  decoder = _decoder(
+    network=network,
+    # Sampling starts at log s = 5, which the default would hardly ever train.
+    times=TIME_SAMPLING['lognormal'](mean=1.0, std=2.0),
+    weighting='edm',
+  )
+  z, _ = _draw(jax.random.key(5), 64)
+  noise = jax.random.normal(jax.random.key(6), (64, 2))
+  times = jnp.array([1.0, 0.3])
+
+  def denoised(variables):
+    """E[x | noise, z] at two noise levels, [2, 64, 2]."""
+    score = jnp.stack([decoder.score(variables, noise, t, z) for t in times])
+    u = decoder.sde.denoise(noise, score, times[:, None, None])
+    return decoder.offset + decoder.scale * u
+
+  def batch_loss(variables, z, key):
+    """Mean over a batch of which `z` moves the latents."""
+    draw, time, noise = jax.random.split(key, 3)
+    drawn, x = _draw(draw, 128)
+    rngs = {'time': time, 'noise': noise}
+    return decoder.loss(variables, x, drawn + z, rngs, train=True).mean()
+
+  @jax.jit
+  def run(key):
+    start = decoder.init(key, z)
+
+    def step(carry, i):
+      variables, momentum, square = carry
+      g = jax.grad(batch_loss)(variables, jnp.zeros(3), jax.random.fold_in(key, i))
+      # Adam, whose rate falls to 0.
+      rate = 0.01 * (1 - i / 1000)
+      momentum = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, momentum, g)
+      square = jax.tree.map(lambda s, g: 0.99 * s + 0.01 * g**2, square, g)
+      variables = jax.tree.map(
+        lambda v, m, s: v - rate * m / (jnp.sqrt(s) + 1e-6), variables, momentum, square
+      )
+      return (variables, momentum, square), None
+
+    zeros = jax.tree.map(jnp.zeros_like, start)
+    (variables, *_), _ = jax.lax.scan(step, (start, zeros, zeros), jnp.arange(1000))
+    gradient = jax.grad(batch_loss, argnums=1)(variables, jnp.ones(3), key)
+    return denoised(start), denoised(variables), gradient
+
+  first, last, gradient = run(jax.random.key(0))
+  alpha, sigma = (np.asarray(f(times)) for f in (VP().alpha, VP().sigma))
+  # D(y) = y / (1 + s^2) of the untrained network, y = u / alpha.
+  linear = (alpha / (alpha**2 + sigma**2))[:, None, None] * np.asarray(noise)
+  np.testing.assert_allclose((first - 0.5) / SCALE, linear, rtol=1e-4, atol=1e-4)
+  mean = np.asarray(z) @ MATRIX.T + SHIFT
+  # The means of x are about 0.6 apart.
+  assert math.sqrt(np.square(last[0] - mean).mean()) < 0.06
+  assert np.isfinite(gradient).all() and np.abs(gradient).min() > 1e-2
