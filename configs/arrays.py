@@ -122,7 +122,11 @@ def get_config(arg=None):
     c,
     arg.method,
     unimodal=training,
-    joint=dict(latent_dim=32, **training),
+    joint=dict(
+      latent_dim=32,
+      denoiser=dict(name='mixer', patch=4, width=96, num_layers=3),
+      **training,
+    ),
     score=dict(network=network, num_steps=8_000, batch_size=128, learning_rate=1e-3),
   )
   if arg.smoke:

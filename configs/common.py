@@ -119,7 +119,9 @@ def cache_dir() -> str:
 
 # A latent for each modality under one score model, or one latent for all.
 SCORE_METHODS = ('sbm_vae', 'sbm_rae', 'mld')
-JOINT_METHODS = ('mvae', 'mmvae', 'mopoe', 'mmjsd', 'mvtcae', 'mmvaeplus')
+JOINT_METHODS = (
+  'mvae', 'mmvae', 'mopoe', 'mmjsd', 'mvtcae', 'mmvaeplus', 'diff_mvae',
+)  # fmt: skip
 METHODS = (*SCORE_METHODS, *JOINT_METHODS)
 
 
@@ -232,6 +234,7 @@ def joint_vae(
   method: str,
   *,
   latent_dim: int,
+  denoiser: dict,
   score: dict,
   **training,
 ) -> None:
@@ -244,6 +247,7 @@ def joint_vae(
     c: a config with modalities.
     method: one of JOINT_METHODS.
     latent_dim: of the one latent; half of it is private with mmvaeplus.
+    denoiser: network of the diffusion decoders of images, with diff_mvae.
     score: arguments of `multi_time_score`.
     **training: how the joint VAE is trained: num_steps, batch_size, ...
   """
@@ -256,14 +260,17 @@ def joint_vae(
       'mvae': dict(name='mvae', beta=1.0),
       'mmvae': dict(name='mmvae', beta=1.0, num_samples=1, estimator='elbo'),
       'mopoe': dict(name='mopoe', beta=1.0),
+      'diff_mvae': dict(name='mopoe', beta=1.0),
       'mmjsd': dict(name='mmjsd', beta=1.0),
       'mvtcae': dict(name='mvtcae', beta=1.0, alpha=0.9),
       'mmvaeplus': dict(name='mmvaeplus', beta=1.0, num_samples=1, estimator='elbo'),
     }[method],
     family='laplace' if method in ('mmvae', 'mmvaeplus') else 'normal',
     private_dim=latent_dim // 2 if method == 'mmvaeplus' else 0,
-    # Or 'dimensions': small modalities count more.
-    likelihood_weights='none',
+    # Factors of the log-likelihoods: those of modalities with few entries are raised to
+    # that of the largest one, or what stands here under the name of a modality.
+    scale_likelihoods=False,
+    likelihood_weights=dict(),
     **training,
   )
   multi_time_score(c, **score)
@@ -275,6 +282,30 @@ def joint_vae(
     'score': dict(sampler=c.sampler.to_dict()),
   }
   c.sampler = dict(name='prior')
+  c.decoder_sampler = dict(name='dpm_solver', num_steps=10, grid='edm')
+  if method == 'diff_mvae':
+    for spec in c.modalities.values():
+      if spec.kind == 'image':
+        spec.decoder = diffusion_decoder(denoiser)
+    # The score model is part of the method.
+    c.compare.prior = dict(sampler=c.sampler.to_dict())
+    c.sampler = c.compare.score.sampler
+    del c.compare.score
+
+
+def diffusion_decoder(network: dict) -> dict:
+  """A decoder of images that is a diffusion model; `network` is one of DENOISERS."""
+  return dict(
+    name='diffusion',
+    network=network,
+    sde=dict(name='ve', sigma_min=0.005, sigma_max=20.0),
+    parametrization=dict(name='edm'),
+    times=dict(name='lognormal', mean=-0.5, std=1.2),
+    weighting='edm',
+    # Mean and standard deviation of pixels in [0, 1], about.
+    offset=0.5,
+    scale=0.35,
+  )
 
 
 def energy(

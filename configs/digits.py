@@ -4,7 +4,7 @@
 
 Arguments, e.g. --config=configs/digits.py:method=sbm_rae,modalities=3,smoke:
   method: sbm_vae, sbm_rae, mld (multi-modal latent diffusion), or a joint VAE: mvae,
-    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus.
+    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus, diff_mvae.
   modalities: 2 to 50; from 11 on the photographs return in other colours.
   smoke: the whole pipeline in under a minute; its numbers mean nothing.
 """
@@ -74,7 +74,12 @@ def get_config(arg=None):
     c,
     arg.method,
     unimodal=dict(num_steps=3_000, **training),
-    joint=dict(latent_dim=64, num_steps=6_000, **training),
+    joint=dict(
+      latent_dim=64,
+      num_steps=6_000,
+      denoiser=dict(name='mixer', patch=4, width=96, num_layers=3),
+      **training,
+    ),
     score=dict(
       network=dict(name='mlp', width=320, num_blocks=3, expansion=2),
       num_steps=10_000,

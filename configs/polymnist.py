@@ -6,7 +6,7 @@
 
 Arguments, e.g. --config=configs/polymnist.py:preset=cpu,modalities=5:
   method: sbm_vae, sbm_rae, mld (multi-modal latent diffusion), or a joint VAE: mvae,
-    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus.
+    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus, diff_mvae.
   modalities: 5 or 10; other numbers up to 10 work too.
   preset: 'default' for an accelerator, 'cpu' for half an hour on two cores, 'paper'
     for the networks, losses, schedules and sampler of arXiv 2305.15708 as published.
@@ -76,6 +76,9 @@ def default(c, arg):
     decoder=dict(name='resnet', pad=2),
     likelihood=dict(name='normal', scale=0.35),
   )
+  if arg.method == 'diff_mvae':
+    for spec in c.modalities.values():
+      spec.decoder = common.diffusion_decoder(dict(name='unet', pad=2))
   c.classifier.network = dict(name='conv', dropout=0.2)
   c.classifier.num_steps = 10_000
   c.score.network = dict(name='mlp', width=1024, num_blocks=6, expansion=2)
@@ -112,7 +115,12 @@ def cpu(c, arg):
     c,
     arg.method,
     unimodal=dict(num_steps=6_000, **training),
-    joint=dict(latent_dim=100, num_steps=12_000, **training),
+    joint=dict(
+      latent_dim=100,
+      num_steps=12_000,
+      denoiser=dict(name='mixer', patch=4, width=96, num_layers=3),
+      **training,
+    ),
     score=dict(
       network=dict(name='mlp', width=384, num_blocks=3, expansion=2),
       num_steps=16_000,
@@ -208,4 +216,7 @@ def shrink(c):
     blocks = ((8, 8, 8, 2), (8, 8, 8, 2), (8, 8, 8, 2))
     for spec in c.modalities.values():
       spec.encoder.update(stem=8, blocks=blocks)
-      spec.decoder.update(blocks=blocks)
+      if spec.decoder.name == 'diffusion':
+        spec.decoder.network.update(width=8, num_blocks=1, num_heads=2)
+      else:
+        spec.decoder.update(blocks=blocks)

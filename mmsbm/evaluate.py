@@ -383,6 +383,7 @@ def _fingerprint(experiment: Experiment, steps: dict[str, int], unit: Unit) -> s
     VERSION,
     {k: config[k] for k in keys} | {'evaluate': common},
     unit.setup and experiment.setup_spec(unit.setup),
+    *([config['decoder_sampler']] if experiment.is_joint else []),
     steps,
     experiment.dataset.content_hash,
     experiment.judged_by,

@@ -43,6 +43,9 @@ def likelihood_measurements(
     return {}
   made = _Likelihoods(protocol, options)
   if protocol.experiment.is_joint:
+    if any(m.diffusion for m in made.model.modalities):
+      # What a diffusion decoder is trained with is no density.
+      return {}
     return {'joint_vae_likelihood': (made.joint_vae, ('num_examples', *_DRAWS))}
   flow = ('num_examples', *_FLOW)
   out = {'latent_likelihood': (made.latent, flow)}

@@ -355,6 +355,12 @@ class Experiment:
 
   @functools.cached_property
   def autoencoders(self):
+    for modality in self.modalities:
+      if modality.diffusion:
+        raise UserError(
+          f'config.modalities.{modality.name}.decoder: an autoencoder of one modality '
+          "has no 'diffusion' decoder; a joint VAE may have."
+        )
     spec = self.config['unimodal']['autoencoder']
     return tuple(
       build(AUTOENCODERS, spec, modality=m, index=i)
@@ -382,17 +388,24 @@ class Experiment:
         f'config.joint.private_dim={private}: mmvaeplus needs a part of latent_dim='
         f'{min(sizes)}, and only mmvaeplus has one.'
       )
-    weights = spec['likelihood_weights']
-    if weights not in ('none', 'dimensions'):
-      raise UserError(
-        f"config.joint.likelihood_weights={weights!r} is not 'none' or 'dimensions'."
-      )
+    weights = (1.0,) * len(self.modalities)
+    if spec['scale_likelihoods']:
+      weights = dimension_weights(self.modalities)
+    for name in spec['likelihood_weights']:
+      if name not in self.names:
+        raise UserError(
+          f'config.joint.likelihood_weights: {name!r} is no modality; they are '
+          f'{self.names}.' + nearest(name, self.names)
+        )
     return JointVAE(
       modalities=self.modalities,
       objective=objective,
       family=family,
       private_dim=private,
-      weights=dimension_weights(self.modalities) if weights == 'dimensions' else (),
+      weights=tuple(
+        weight * spec['likelihood_weights'].get(name, 1.0)
+        for name, weight in zip(self.names, weights, strict=True)
+      ),
     )
 
   @functools.cached_property
@@ -717,7 +730,12 @@ class Experiment:
   @functools.cached_property
   def model(self) -> MultimodalModel:
     if self.is_joint:
-      return JointModel(learner=self.joint, setups=self.setups, score=self.score)
+      return JointModel(
+        learner=self.joint,
+        setups=self.setups,
+        score=self.score,
+        decoder_sampler=build(SAMPLERS, self.config['decoder_sampler']),
+      )
     return ScoreBasedModel(
       autoencoders=self.autoencoders,
       score=self.score,

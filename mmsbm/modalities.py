@@ -15,9 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmsbm import distributions
-from mmsbm.build import build
+from mmsbm.build import build, check_arguments
+from mmsbm.diffusion.decoder import DiffusionDecoder
+from mmsbm.diffusion.losses import TIME_SAMPLING
+from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
+from mmsbm.diffusion.sde import SDES
 from mmsbm.infra.errors import UserError
 from mmsbm.nn.decoders import DECODERS
+from mmsbm.nn.denoisers import DENOISERS
 from mmsbm.nn.encoders import ENCODERS
 
 
@@ -121,10 +126,12 @@ class Modality:
     shape: shape of one raw example, without the batch.
     latent_dim: size of its latent.
     encoder: module x [B, ...] -> (mean, log_var), each [B, latent_dim].
-    decoder: module z [B, latent_dim] -> parameters of the likelihood.
+    decoder: module z [B, latent_dim] -> parameters of the likelihood or, of a diffusion
+      decoder, its network.
     likelihood: p(x | decoder output).
     judge: name of the classifier that reads a class off it; modalities that
       name the same one share it. Empty: it is not judged.
+    diffusion: p(x | z) of a diffusion decoder, in place of the likelihood; else None.
   """
 
   name: str
@@ -136,6 +143,7 @@ class Modality:
   decoder: nn.Module
   likelihood: distributions.Likelihood
   judge: str = ''
+  diffusion: DiffusionDecoder | None = None
 
   @property
   def model_shape(self) -> tuple[int, ...]:
@@ -175,11 +183,24 @@ def make_modality(
   likelihood: dict[str, Any],
   judge: str = '',
 ) -> Modality:
-  """Builds a modality from the keyword arguments that stand in a config."""
+  """Builds a modality from the keyword arguments that stand in a config.
+
+  A decoder named 'diffusion' has the arguments of `make_diffusion_decoder`.
+  """
   kind_spec = {'name': kind} if isinstance(kind, str) else dict(kind)
   made_kind = build(KINDS, kind_spec)
   shape = tuple(shape)
   model_shape = made_kind.model_shape(shape)
+  diffusion = None
+  if decoder.get('name') == 'diffusion':
+    spec = {key: value for key, value in decoder.items() if key != 'name'}
+    check_arguments(
+      make_diffusion_decoder, f'modalities.{name}.decoder', spec, {'shape': None}
+    )
+    diffusion = make_diffusion_decoder(model_shape, **spec)
+    made_decoder = diffusion.network
+  else:
+    made_decoder = build(DECODERS, decoder, shape=model_shape)
   return Modality(
     name=name,
     kind_name=kind_spec['name'],
@@ -187,7 +208,32 @@ def make_modality(
     shape=shape,
     latent_dim=latent_dim,
     encoder=build(ENCODERS, encoder, latent_dim=latent_dim),
-    decoder=build(DECODERS, decoder, shape=model_shape),
+    decoder=made_decoder,
     likelihood=build(distributions.LIKELIHOODS, likelihood),
     judge=judge,
+    diffusion=diffusion,
+  )
+
+
+def make_diffusion_decoder(
+  shape: tuple[int, ...],
+  *,
+  network: dict[str, Any],
+  sde: dict[str, Any],
+  parametrization: dict[str, Any],
+  times: dict[str, Any],
+  weighting: str,
+  offset: float,
+  scale: float,
+) -> DiffusionDecoder:
+  """Builds a diffusion decoder from the arguments that stand in a config."""
+  return DiffusionDecoder(
+    network=build(DENOISERS, network, shape=shape),
+    shape=shape,
+    sde=build(SDES, sde),
+    parametrization=build(PARAMETRIZATIONS, parametrization),
+    times=build(TIME_SAMPLING, times),
+    weighting=weighting,
+    offset=offset,
+    scale=scale,
   )

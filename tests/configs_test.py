@@ -28,6 +28,8 @@ RUNS = (
   ('polymnist', 'method=sbm_vae,modalities=2'),
   ('polymnist', 'method=sbm_rae,modalities=2,preset=cpu'),
   ('polymnist', 'method=sbm_vae,modalities=2,preset=paper'),
+  # A diffusion decoder and one that is not.
+  ('arrays', 'method=diff_mvae,modalities=2'),
   ('arrays', 'method=mopoe,modalities=3'),
   ('digits', 'method=mmvae,modalities=2'),
   ('digits', 'method=mmjsd,modalities=2'),
@@ -70,7 +72,10 @@ def test_every_config_has_every_method(name, method, tmp_path):
   assert len(experiment.setups) == 1 + len(config.compare)
   if method in common.JOINT_METHODS:
     experiment.check()
-    assert config.joint.objective.name == method
+    mopoe = method in ('mopoe', 'diff_mvae')
+    assert config.joint.objective.name == ('mopoe' if mopoe else method)
+    kinds = {m.kind_name for m in experiment.modalities if m.diffusion}
+    assert kinds == ({'image'} if method == 'diff_mvae' else set())
     return
   kinds = {type(a).__name__ for a in experiment.autoencoders}
   assert kinds == {'VAE' if method == 'sbm_vae' else 'RAE'}
@@ -85,6 +90,7 @@ def test_every_config_has_every_method(name, method, tmp_path):
 # that other tests run; and the convolutions of `paper`, minutes of compilation.
 SLOW = {
   ('arrays', 'method=mopoe,modalities=3'),
+  ('digits', 'method=mmvaeplus,modalities=3'),
   ('digits', 'method=mmvae,modalities=2'),
   ('digits', 'method=mmjsd,modalities=2'),
   ('digits', 'method=mvae,modalities=2'),

@@ -9,9 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from mmsbm.distributions import POSTERIORS, Posterior
+from mmsbm.infra.rng import fold_in_name
 from mmsbm.learners.base import masked_mean
 from mmsbm.modalities import Modality
 from mmsbm.objectives import Experts
+
+# Of the randomness of a step, what diffusion decoders use.
+_DIFFUSION_STREAMS = ('time', 'noise', 'dropout')
 
 
 class JointAutoencoder(nn.Module):
@@ -19,12 +23,15 @@ class JointAutoencoder(nn.Module):
 
   Attributes:
     encoders: of every modality, x [B, ...] -> (mean, log_var), each [B, d + p].
-    decoders: [B, d + p] -> parameters of the likelihood [B, ...].
+    decoders: [B, d + p] -> parameters of the likelihood [B, ...]; or networks of
+      diffusion decoders, which are called elsewhere.
+    denoises: which of the decoders are such networks.
     private_dim: p, size of the private latent of every modality; the last part.
   """
 
   encoders: tuple[nn.Module, ...]
   decoders: tuple[nn.Module, ...]
+  denoises: tuple[bool, ...]
   private_dim: int = 0
 
   def setup(self):
@@ -44,12 +51,14 @@ class JointAutoencoder(nn.Module):
 
   def decode(
     self, z: jax.Array, w: jax.Array | None, train: bool = False
-  ) -> tuple[jax.Array, ...]:
-    """Parameters of the likelihoods, from z [B, d] and w [B, M, p]."""
+  ) -> tuple[jax.Array | None, ...]:
+    """Parameters of the likelihoods, from z [B, d] and w [B, M, p].
+
+    None for modalities with a diffusion decoder.
+    """
     out = []
     for i, decoder in enumerate(self.decoders):
-      latent = z if w is None else jnp.concatenate([z, w[:, i]], axis=-1)
-      out.append(decoder(latent, train))
+      out.append(None if self.denoises[i] else decoder(own_latent(z, w, i), train))
     return tuple(out)
 
   def auxiliary(self) -> jax.Array:
@@ -59,7 +68,16 @@ class JointAutoencoder(nn.Module):
   def __call__(self, x, train: bool = False):
     mean, _ = self.encode(x, train)
     shared, private = jnp.split(mean, [mean.shape[-1] - self.private_dim], axis=-1)
-    return self.decode(shared[:, 0], private if self.private_dim else None, train)
+    z, w = shared[:, 0], private if self.private_dim else None
+    for i, decoder in enumerate(self.decoders):
+      if self.denoises[i]:
+        decoder(x[i], jnp.zeros(z.shape[0]), own_latent(z, w, i), train)
+    return self.decode(z, w, train)
+
+
+def own_latent(z: jax.Array, w: jax.Array | None, index: int) -> jax.Array:
+  """What decoder number `index` sees of z [B, d] and w [B, M, p]."""
+  return z if w is None else jnp.concatenate([z, w[:, index]], axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +109,7 @@ class JointVAE:
     return JointAutoencoder(
       tuple(m.encoder for m in self.modalities),
       tuple(m.decoder for m in self.modalities),
+      tuple(m.diffusion is not None for m in self.modalities),
       self.private_dim,
     )
 
@@ -101,6 +120,10 @@ class JointVAE:
   def init(self, key, batch):
     x = {name: a[:1] for name, a in batch['x'].items()}
     return self.network.init(key, self.to_model(x))
+
+  def denoiser_variables(self, variables, index: int):
+    """Those of the diffusion decoder of modality number `index`."""
+    return {'params': variables['params'][f'decoders_{index}']}
 
   def split(self, posterior: Posterior) -> tuple[Posterior, Posterior | None]:
     """Shared and private part of [..., d + p]; None without private latents."""
@@ -142,10 +165,19 @@ class JointVAE:
         method='decode', mutable=mutable, rngs=rng,
       )  # fmt: skip
       mutables = {name: updated.get(name, mutables[name]) for name in mutable}
-      log_p = [
-        m.likelihood.log_prob(output, jnp.tile(a, (draws, *[1] * (a.ndim - 1))))
-        for m, output, a in zip(self.modalities, outputs, x, strict=True)
-      ]
+      log_p = []
+      for i, (modality, output) in enumerate(
+        zip(self.modalities, outputs, strict=True)
+      ):
+        target = jnp.tile(x[i], (draws, *[1] * (x[i].ndim - 1)))
+        if modality.diffusion is None:
+          log_p.append(modality.likelihood.log_prob(output, target))
+          continue
+        keys = {k: fold_in_name(rngs[k], modality.name) for k in _DIFFUSION_STREAMS}
+        denoiser = self.denoiser_variables(variables, i)
+        latent = own_latent(*flat, i)
+        loss = modality.diffusion.loss(denoiser, target, latent, keys, train=train)
+        log_p.append(-loss)
       log_p = jnp.stack(log_p, axis=-1).reshape(draws, size, -1)
       return jnp.where(present, weights * log_p, 0.0)
 

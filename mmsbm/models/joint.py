@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from mmsbm.distributions import POSTERIORS, Posterior
 from mmsbm.infra.noise import row_normal, substream
 from mmsbm.latents import NOISY
-from mmsbm.learners.joint import JointVAE
+from mmsbm.learners.joint import JointVAE, own_latent
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality
 from mmsbm.models.base import Setup
@@ -17,6 +18,8 @@ from mmsbm.objectives import Experts
 
 # Streams of a row's key, apart from the steps of the samplers.
 _START, _STEPS, _FUSION, _SHARED, _PRIVATE = 0x57A27, 0x57E95, 0xF05E, 0x5A2ED, 0x921
+# The first of those of diffusion decoders, one for each modality.
+_DECODE = 0xDEC0DE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,11 +56,13 @@ class JointModel:
     setups: ways of drawing samples, by name. Their sampler is one of PRIORS, or draws
       from the score model; it has a part only where nothing is given.
     score: auxiliary score model of z (arXiv 2408.16883).
+    decoder_sampler: one of samplers.SAMPLERS, for diffusion decoders.
   """
 
   learner: JointVAE
   setups: Mapping[str, Setup]
   score: LatentScore | None = None
+  decoder_sampler: Any = None
 
   @property
   def modalities(self) -> tuple[Modality, ...]:
@@ -95,11 +100,13 @@ class JointModel:
     return self.learner.objective.posterior(substream(keys, _FUSION), experts)
 
   def num_evaluations(self, setup, num_given):
-    """Of the score model, where nothing is given."""
-    sampler = self.setups[setup].sampler
-    if num_given or isinstance(sampler, tuple(PRIORS.values())):
-      return 0
-    return sampler.num_evaluations
+    """Of the score model, where nothing is given; and of one diffusion decoder."""
+    sampler, total = self.setups[setup].sampler, 0
+    if not num_given and not isinstance(sampler, tuple(PRIORS.values())):
+      total += sampler.num_evaluations
+    if any(m.diffusion for m in self.modalities):
+      total += self.decoder_sampler.num_evaluations
+    return total
 
   def sample_latents(self, variables, keys, codes, observed, setup):
     """See `MultimodalModel.sample_latents`."""
@@ -180,22 +187,34 @@ class JointModel:
     w = jnp.where(observed[..., None], experts.private.mean, 0.0)
     return jnp.concatenate([z, w.reshape(w.shape[0], -1)], axis=-1)
 
-  def outputs(self, variables, latents) -> tuple[jax.Array, ...]:
-    """Parameters of the likelihoods of latents [B, d + M p]."""
-    learner = self.learner
-    z, w = jnp.split(latents, [learner.shared_dim], axis=-1)
-    w = w.reshape(w.shape[0], len(self.modalities), -1) if learner.private_dim else None
-    return learner.network.apply(variables['joint'], z, w, method='decode')
+  def _parts(self, latents) -> tuple[jax.Array, jax.Array | None]:
+    """z [B, d] and w [B, M, p] of latents [B, d + M p]."""
+    z, w = jnp.split(latents, [self.learner.shared_dim], axis=-1)
+    if not self.learner.private_dim:
+      return z, None
+    return z, w.reshape(w.shape[0], len(self.modalities), -1)
+
+  def outputs(self, variables, latents) -> tuple[jax.Array | None, ...]:
+    """Parameters of the likelihoods; None for modalities with a diffusion decoder."""
+    parts = self._parts(latents)
+    return self.learner.network.apply(variables['joint'], *parts, method='decode')
 
   def decode(self, variables, keys, latents):
     """See `MultimodalModel.decode`."""
-    del keys
-    return tuple(
-      m.kind.to_data(m.likelihood.mean(output))
-      for m, output in zip(
-        self.modalities, self.outputs(variables, latents), strict=True
-      )
-    )
+    out, parts = [], self._parts(latents)
+    outputs = self.outputs(variables, latents)
+    for i, (modality, output) in enumerate(zip(self.modalities, outputs, strict=True)):
+      if modality.diffusion is None:
+        x = modality.likelihood.mean(output)
+      else:
+        x = modality.diffusion.sample(
+          self.learner.denoiser_variables(variables['joint'], i),
+          substream(keys, _DECODE + i),
+          own_latent(*parts, i),
+          self.decoder_sampler,
+        )
+      out.append(modality.kind.to_data(x))
+    return tuple(out)
 
   def reconstruct(self, variables, keys, codes):
     """Every modality from itself alone, at the mean of its posterior."""

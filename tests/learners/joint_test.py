@@ -7,7 +7,7 @@ import pytest
 
 from mmsbm.distributions import DiagGaussian
 from mmsbm.infra.optim import make_optimizer
-from mmsbm.infra.rng import step_rngs
+from mmsbm.infra.rng import fold_in_name, step_rngs
 from mmsbm.learners.base import STREAMS, Training, init_state, train_step
 from mmsbm.learners.joint import JointVAE, dimension_weights
 from mmsbm.modalities import make_modality
@@ -16,11 +16,13 @@ from mmsbm.objectives import MVTCAE, MMVAEPlus, MoPoE
 SIZES, ROWS = (3, 2, 4), 6
 
 
-def learner(objective, norm='none', **kwargs):
+def learner(objective, norm='none', decoder_0=None, **kwargs):
   mlp = dict(name='mlp', widths=(8,), norm=norm)
+  decoders = (decoder_0 or mlp, mlp, mlp)
   modalities = tuple(
     make_modality(
-      f'm{i}', kind='vector', shape=(size,), latent_dim=4, encoder=mlp, decoder=mlp,
+      f'm{i}', kind='vector', shape=(size,), latent_dim=4, encoder=mlp,
+      decoder=decoders[i],
       likelihood=dict(name='normal', scale=0.5),
     )
     for i, size in enumerate(SIZES)
@@ -101,6 +103,61 @@ def test_absent_modalities_have_no_influence(private):
     assert 'auxiliary_log_var' in gradients
     assert (np.asarray(gradients['auxiliary_log_var'])[1] == 0).all()
     assert (np.asarray(gradients['auxiliary_log_var'])[[0, 2]] != 0).all()
+
+
+DIFFUSION = dict(
+  name='diffusion',
+  network=dict(name='mlp', width=8, num_blocks=1),
+  sde=dict(name='ve', sigma_min=0.01, sigma_max=20.0),
+  parametrization=dict(name='edm'),
+  times=dict(name='lognormal'),
+  weighting='edm',
+  offset=0.0,
+  scale=1.0,
+)
+
+
+def test_diffusion_decoders_are_trained_with_the_rest():
+  """Their loss stands for the log-likelihood, and reaches the encoders of others."""
+  made = learner(MVTCAE(alpha=0.5, beta=0.0), decoder_0=DIFFUSION, weights=(2.0, 1, 1))
+  data, key = batch(), jax.random.key(1)
+  variables = made.init(key, data)
+  # Its output layer is 0 at first, and has no gradient with respect to the rest.
+  moved = jax.tree.map(lambda a: a + 0.05, variables)
+
+  @jax.jit
+  def run(params, present):
+    def fn(params):
+      loss, terms, _ = made.loss(
+        {'params': params}, None, {**data, 'present': present}, RNGS, train=True
+      )
+      return loss, terms
+
+    return jax.value_and_grad(fn, has_aux=True)(params)
+
+  present = np.ones((ROWS, 3), bool)
+  (loss, terms), gradients = run(moved['params'], present)
+  np.testing.assert_allclose(loss, 2.5 / 3 * terms['reconstruction'], rtol=1e-5)
+  mean, log_var = made.network.apply(moved, made.to_model(data['x']), method='encode')
+  q = MVTCAE().posterior(None, _experts(DiagGaussian(mean, log_var), data))
+  z = q.sample(RNGS['noise'])
+  outputs = made.network.apply(moved, z, None, method='decode')
+  assert outputs[0] is None
+  keys = {name: fold_in_name(RNGS[name], 'm0') for name in ('time', 'noise')}
+  (modality, *others), variables_0 = made.modalities, made.denoiser_variables(moved, 0)
+  expected = 2 * modality.diffusion.loss(
+    variables_0, data['x']['m0'], z, keys, train=True
+  )
+  for m, output in zip(others, outputs[1:], strict=True):
+    expected -= m.likelihood.log_prob(output, data['x'][m.name])
+  np.testing.assert_allclose(terms['reconstruction'], expected.mean(), rtol=1e-4)
+  largest = jax.tree.map(lambda g: float(np.abs(g).max()), gradients)
+  assert min(largest['encoders_1']['mean'].values()) > 0
+  assert largest['decoders_0']['output']['kernel'] > 0
+  _, gradients = run(moved['params'], present & (np.arange(3) == 0))
+  largest = jax.tree.map(lambda g: float(np.abs(g).max()), gradients)
+  assert largest['encoders_0']['mean']['kernel'] > 0
+  assert max(jax.tree.leaves(largest['decoders_1'])) == 0
 
 
 def test_running_averages_are_kept():

@@ -1,11 +1,14 @@
 """Joint models with linear networks, whose posteriors are known."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmsbm.diffusion.decoder import DiffusionDecoder
 from mmsbm.diffusion.parametrization import EDM
 from mmsbm.diffusion.sde import VE
 from mmsbm.distributions import Normal
@@ -39,6 +42,18 @@ class Decode(nn.Module):
 
   def __call__(self, z, train):
     return 2 * z
+
+
+class GaussianDenoiser(nn.Module):
+  """What the edm network is for x given z, N(2 z, 0.5^2)."""
+
+  def __call__(self, x, t, z, train):
+    # x comes divided by sqrt(1 + s^2), s = e^t.
+    s = jnp.exp(t)[:, None]
+    root = jnp.sqrt(1 + s**2)
+    noisy = x * root
+    clean = (0.25 * noisy + s**2 * 2 * z) / (0.25 + s**2)
+    return (clean - noisy / root**2) * root / s
 
 
 class GaussianNet(nn.Module):
@@ -204,6 +219,41 @@ def test_private_latents():
   np.testing.assert_allclose(z[:, DIM:].std(0), [1.0, 1.0, np.exp(0.25)], rtol=0.08)
   x = generator.decode(z, key=jax.random.key(0))
   np.testing.assert_allclose(x[1], 2 * z[:, [0, 1, 3]], rtol=1e-5)
+
+
+def test_diffusion_decoders_draw():
+  """N(2 z, 0.5^2) as a diffusion, beside a decoder that gives 2 z."""
+  generator = make(MVTCAE())
+  learner = generator.model.learner
+  first = dataclasses.replace(
+    learner.modalities[0],
+    diffusion=DiffusionDecoder(
+      network=GaussianDenoiser(),
+      shape=(DIM,),
+      sde=VE(sigma_min=0.002, sigma_max=60.0),
+      parametrization=EDM(),
+      times=None,
+      weighting='edm',
+      offset=0.0,
+      scale=1.0,
+    ),
+    decoder=GaussianDenoiser(),
+  )
+  learner = dataclasses.replace(learner, modalities=(first, *learner.modalities[1:]))
+  model = dataclasses.replace(
+    generator.model, learner=learner, decoder_sampler=DPMSolver(num_steps=40)
+  )
+  assert model.num_evaluations('score', 0) == 100
+  assert model.num_evaluations('score', 1) == 40
+  variables = {'joint': {'params': {'decoders_0': {}}}}
+  made = Generator(model, variables, mesh=sharding.make_mesh(), chunk_size=MANY)
+  latents = np.tile(np.array([[0.3, -1.0]], np.float32), (MANY, 1))
+  x = made.decode(latents, key=jax.random.key(4))
+  check_moments(x[0], [0.6, -2.0], 0.5)
+  np.testing.assert_allclose(x[1], 2 * latents, rtol=1e-6)
+  again = made.decode(latents[:3], key=jax.random.key(4))
+  np.testing.assert_allclose(again[0], x[0][:3], rtol=1e-4, atol=1e-5)
+  assert (made.decode(latents[:3], key=jax.random.key(5))[0] != again[0]).all()
 
 
 def test_the_mixture_is_fitted():
