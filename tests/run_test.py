@@ -144,7 +144,7 @@ def test_mistakes_of_encode_and_decode(run, images):
     run.encode({})
   with pytest.raises(UserError, match="latents of 'm1' must be"):
     run.decode({'m1': np.zeros((2, 1))})
-  with pytest.raises(UserError, match="no modality 'm7'"):
+  with pytest.raises(UserError, match="no latent 'm7'"):
     run.decode({'m7': np.zeros((2, 1))})
 
 

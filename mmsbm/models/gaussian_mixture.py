@@ -3,8 +3,6 @@
 import warnings
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 
 
 def fit_gaussian_mixture(
@@ -21,6 +19,10 @@ def fit_gaussian_mixture(
     log_weights [K], mean [K, d], scale [K, d, d], the lower triangular roots of the
     covariances.
   """
+  # A second of imports, which most uses of the program do without.
+  from sklearn.exceptions import ConvergenceWarning
+  from sklearn.mixture import GaussianMixture
+
   model = GaussianMixture(num_components, random_state=seed, reg_covar=1e-5)
   with warnings.catch_warnings():
     # After a hundred steps it is good enough to draw from.
