@@ -62,8 +62,9 @@ class EDM:
     D(y) = y / (1 + s^2) + s / sqrt(1 + s^2) F(y / sqrt(1 + s^2)).
 
   With r^2 = alpha^2 + sigma^2 that is the score below, for any of the SDEs, of
-  a network whose input and target have unit variance at every level. For VP,
-  r = 1 and F is minus the v of Salimans & Ho (2022, arXiv 2202.00512).
+  a network whose input and target have unit variance at every level. The target is
+  (sigma z_0 - alpha eps) / r: for VP, where r = 1, minus the v of Salimans & Ho (2022,
+  arXiv 2202.00512), and for any SDE the one of the VP with its noise level.
   """
 
   def score(self, network_fn, sde, z, t, net_t):

@@ -80,13 +80,16 @@ def test_scores_convert_back_to_outputs(sde_name):
     np.testing.assert_allclose(back(name, score), output, rtol=2e-4, atol=2e-4)
 
 
-def test_edm_on_vp_is_minus_velocity():
-  """v = alpha eps - sigma z_0 (arXiv 2202.00512)."""
-  sde, t = SDES['vp'](), 0.4
+@pytest.mark.parametrize('sde_name', SDES)
+def test_edm_is_minus_velocity(sde_name):
+  """v = alpha eps - sigma z_0 (arXiv 2202.00512), over the r that is 1 for VP."""
+  sde, t = SDES[sde_name](), 0.4
   alpha, sigma = sde.alpha(t), sde.sigma(t)
+  r = jnp.sqrt(alpha**2 + sigma**2)
+  assert sde_name != 'vp' or abs(r - 1) < 1e-6
   z0, eps = jnp.array([[0.3, -2.0]]), jnp.array([[1.1, 0.4]])
   z_t, v = alpha * z0 + sigma * eps, alpha * eps - sigma * z0
-  score = PARAMETRIZATIONS['edm']().score(lambda *_: -v, sde, z_t, t, None)
+  score = PARAMETRIZATIONS['edm']().score(lambda *_: -v / r, sde, z_t, t, None)
   np.testing.assert_allclose(score, -eps / sigma, rtol=1e-5)
 
 
