@@ -71,7 +71,10 @@ def test_every_config_has_every_method(name, method, tmp_path):
   experiment = Experiment(config.to_dict(), tmp_path)
   assert len(experiment.setups) == 1 + len(config.compare)
   if method in common.JOINT_METHODS:
-    experiment.check()
+    if name == 'digits':
+      # Shapes and options fit together; nothing is computed.
+      experiment.check()
+    assert experiment.model.learner is experiment.joint
     mopoe = method in ('mopoe', 'diff_mvae')
     assert config.joint.objective.name == ('mopoe' if mopoe else method)
     kinds = {m.kind_name for m in experiment.modalities if m.diffusion}
