@@ -158,6 +158,9 @@ def average_pool(x: jax.Array, rate: int) -> jax.Array:
 
 def upsample(x: jax.Array, rate: int, method: str = 'nearest') -> jax.Array:
   """Enlarges x [B, H, W, C] `rate` times; 'nearest', or 'bilinear' (half pixel)."""
+  if method == 'nearest':
+    # What `resize` gives, without its gather, whose gradient is 30 times slower on CPU.
+    return x.repeat(rate, axis=1).repeat(rate, axis=2)
   b, h, w, c = x.shape
   return jax.image.resize(x, (b, h * rate, w * rate, c), method=method)
 

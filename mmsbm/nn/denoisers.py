@@ -103,8 +103,8 @@ class PatchDenoiser(nn.Module):
 
   shape: tuple[int, int, int]
   patch: int = 4
-  width: int = 96
-  num_layers: int = 4
+  width: int = 64
+  num_layers: int = 3
   expansion: int = 2
   condition_width: int = 128
   level_features: int = 32
