@@ -175,14 +175,13 @@ def rows_of_seed(arg, seed):
 
 
 def rows_of_many(row, numbers, smoke):
-  """Numbers of modalities, with one seed and shorter training: 50 are many."""
-  short = {} if smoke else {'classifier.num_steps': 300, 'unimodal.num_steps': 1_000}
+  """Numbers of modalities, with one seed and a shorter score model: 50 are many."""
   score = (
     {}
     if smoke
     else {
-      'score.num_steps': 2_000,
-      'energy.num_steps': 1_000,
+      'score.num_steps': 4_000,
+      'energy.num_steps': 2_000,
       'evaluate.max_subsets': 4,
       'evaluate.num_examples': 500,
     }
@@ -192,14 +191,13 @@ def rows_of_many(row, numbers, smoke):
   yield row(
     'ae_many', 'autoencoders', mode='train', arguments=dict(modalities=largest),
     columns={'modalities': str(largest)},
-    overrides=short | dict(stages=('classifier', 'unimodal')),
+    overrides=dict(stages=('classifier', 'unimodal')),
   )  # fmt: skip
   for number in numbers:
     yield row(
       f'm{number}', 'modalities', arguments=dict(modalities=number),
       columns={'method': 'SBM-VAE, hub', 'modalities': str(number)},
-      overrides=short
-      | score
+      overrides=score
       | {'evaluate.num_given': tuple(sorted({1, number // 2, number - 1}))},
       pretrained='ae_many_s0',
       setup_columns={'default': DEFAULT},
