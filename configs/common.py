@@ -300,7 +300,8 @@ def diffusion_decoder(network: dict) -> dict:
     network=network,
     sde=dict(name='ve', sigma_min=0.005, sigma_max=20.0),
     parametrization=dict(name='edm'),
-    times=dict(name='lognormal', mean=-0.5, std=1.2),
+    # Wide enough for the first levels of the sampler, which hold no detail.
+    times=dict(name='lognormal', mean=0.0, std=1.5),
     weighting='edm',
     # Mean and standard deviation of pixels in [0, 1], about.
     offset=0.5,

@@ -77,7 +77,7 @@ def get_config(arg=None):
     joint=dict(
       latent_dim=64,
       num_steps=6_000,
-      denoiser=dict(name='mixer', patch=4, width=96, num_layers=3),
+      denoiser=dict(name='mlp', width=512, num_blocks=3),
       **training,
     ),
     score=dict(

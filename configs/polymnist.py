@@ -118,7 +118,7 @@ def cpu(c, arg):
     joint=dict(
       latent_dim=100,
       num_steps=12_000,
-      denoiser=dict(name='mixer', patch=4, width=96, num_layers=3),
+      denoiser=dict(name='mlp', width=512, num_blocks=3),
       **training,
     ),
     score=dict(
