@@ -19,7 +19,8 @@ another kind. What a kind expects:
   vector      floats, any shape                     normal or laplace
 
 Arguments, e.g. --config=configs/arrays.py:method=sbm_rae,modalities=2:
-  method: sbm_vae, sbm_rae, or mld (multi-modal latent diffusion).
+  method: sbm_vae, sbm_rae, mld (multi-modal latent diffusion), or a joint VAE: mvae,
+    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus, diff_mvae.
   modalities: 2 to 4, how many of those below.
   preset: default.
   smoke: the whole pipeline on the stand-in in under a minute.

@@ -200,6 +200,9 @@ def sample(experiment: Experiment) -> Iterator[dict]:
 
 def modalities(experiment: Experiment) -> Iterator[dict]:
   """The config's score network on more and more copies of its first modality."""
+  if experiment.is_joint:
+    # Their score model is of one latent, however many modalities there are.
+    return
   spec = next(iter(experiment.config['modalities'].values()))
   for num in (2, 5, 10):
     other = _changed(experiment, modalities={f'm{i}': spec for i in range(num)})
@@ -217,6 +220,8 @@ def networks(experiment: Experiment) -> Iterator[dict]:
     numbers = [int(n) for n in _NUM_MODALITIES.value]
   except ValueError as e:
     raise UserError(f'--num_modalities: {e}.') from e
+  if experiment.is_joint:
+    raise UserError('--what=scaling: joint VAEs have one latent, whatever the number.')
   return scaling(experiment, _NETWORKS.value, numbers)
 
 

@@ -185,7 +185,10 @@ class _Likelihoods:
     return [row | _bits(row, sum(math.prod(m.shape) for m in model.modalities))]
 
   def joint_vae(self) -> list[Row]:
-    """Of a joint VAE: bound on log p(X), and on log p(x_m | the rest)."""
+    """Of a joint VAE: bounds on log p(X), and on log of the mean of p(x_m|z), z ~ q.
+
+    The latter is the density of x_m as the model generates it from the rest.
+    """
     model, number = self.model, self.options['num_importance_samples']
     codes, num = self.protocol.codes[self.chosen], len(self.protocol.names)
     given = np.concatenate([np.ones((1, num), bool), ~np.eye(num, dtype=bool)])
@@ -219,7 +222,7 @@ class _Likelihoods:
         target=modality.name,
         given=[name for name in names if name != modality.name],
         num_given=num - 1,
-        note=_OF_DATA,
+        note=f'{_OF_DATA}; z from the posterior given the rest',
       )
       rows.append(row | _bits(row, math.prod(modality.shape)))
     return rows

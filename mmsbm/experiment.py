@@ -1,5 +1,6 @@
 """From a config to objects; the only reader of configs."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -30,10 +31,10 @@ from mmsbm.infra import sharding
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import atomic_path
 from mmsbm.infra.optim import make_optimizer
-from mmsbm.infra.rng import fold_in_name, row_keys
+from mmsbm.infra.rng import fold_in_name, row_keys, step_rngs
 from mmsbm.latents import LatentLayout
 from mmsbm.learners.autoencoder import AUTOENCODERS
-from mmsbm.learners.base import Training
+from mmsbm.learners.base import STREAMS, Training
 from mmsbm.learners.classifier import Classifier
 from mmsbm.learners.energy import LatentEnergy
 from mmsbm.learners.joint import JointVAE, dimension_weights
@@ -72,7 +73,7 @@ PRETRAINED_STAGES = ('classifier', 'unimodal', 'joint')
 
 # Not an option: the latents that the score model learns must not depend on one.
 _ENCODE_CHUNK = 500
-# So many are enough for a mixture of Gaussians, in a second or two.
+# So many are enough for a mixture of Gaussians.
 _MIXTURE_EXAMPLES = 10_000
 
 # What NumPy raises for an .npz that is absent, torn or something else.
@@ -232,11 +233,23 @@ class Experiment:
         f'{record["config"]["pretrained"]}.'
       )
     theirs = record['config']['modalities']
+    if 'joint' in self.pretrained_stages and tuple(theirs) != self.names:
+      raise UserError(
+        f'{where}: a joint VAE of {list(theirs)} is none of {list(self.names)}.'
+      )
     # It may have more modalities; then the data as a whole are others.
     used = {name: theirs[name] for name in theirs if name in self.names}
+    own = self.config['modalities']
+    if self.pretrained_stages == ('classifier',):
+      # Networks and latents are of no concern to who judges.
+      keys = ('kind', 'shape', 'judge')
+      used, own = (
+        {name: {key: spec.get(key) for key in keys} for name, spec in each.items()}
+        for each in (used, own)
+      )
     differences = training_differences(
       record['config'] | {'modalities': used},
-      self.config,
+      self.config | {'modalities': own},
       ('data', 'modalities', *self.pretrained_stages),
     )
     same = len(used) < len(theirs) or record['data_hash'] == self.dataset.content_hash
@@ -424,6 +437,7 @@ class Experiment:
       condition_probability=spec['condition_probability'],
       drop_probability=spec['drop_probability'],
       loss_scaling=spec['loss_scaling'],
+      family=self.joint.family if self.is_joint else 'normal',
     )
 
   @functools.cached_property
@@ -520,7 +534,7 @@ class Experiment:
       return {
         'z': self.standardised_latents(),
         'spread': stored['spread'] / stored['std'],
-        'present': np.asarray(self.dataset.splits['train'].present).any(1)[:, None],
+        'present': stored['present'],
       }
     z, present = self.standardised_latents(), self.dataset.splits['train'].present
     fraction = spec['paired_fraction']
@@ -584,7 +598,7 @@ class Experiment:
     Returns:
       'z' [N, D], 0 where absent; 'mean' and 'std' [D] over present examples. Of joint
       VAEs also 'spread' [N, D], the standard deviation of the posterior, which 'std'
-      counts in.
+      counts in, and 'present' [N, 1], whether an example has any modality.
     """
     stage = self.encoding_stage
     variables, steps = self.encoder_variables()
@@ -603,6 +617,7 @@ class Experiment:
     if self.is_joint:
       z, extra['spread'] = self._joint_latents(variables)
       present = np.asarray(present).any(1)[:, None]
+      extra['present'] = present
     else:
       z = self.encode_split(variables, 'train')
       present = np.asarray(present[:, self.layout.modality_of_dim])
@@ -662,7 +677,7 @@ class Experiment:
     key = fold_in_name(self._key, 'latents')
 
     @jax.jit
-    def posterior(variables, rows, x, present):
+    def posterior(variables, key, rows, x, present):
       variables = {'joint': variables}
       codes = model.encode(variables, x)
       q = model.posterior(variables, row_keys(key, rows), codes, present)
@@ -671,7 +686,8 @@ class Experiment:
     out = np.zeros((2, len(part), self.joint.shared_dim), np.float32)
     for indices, mask in padded_chunks(len(part), _ENCODE_CHUNK):
       x = tuple(np.asarray(part.arrays[name][indices]) for name in self.names)
-      moments = posterior(variables, indices, x, np.asarray(part.present[indices]))
+      present = np.asarray(part.present[indices])
+      moments = posterior(variables, key, indices, x, present)
       out[:, indices[mask]] = np.asarray(jnp.stack(moments))[:, mask]
     return out[0], out[1]
 
@@ -728,13 +744,24 @@ class Experiment:
     }
 
   @functools.cached_property
+  def decoder_sampler(self) -> Any:
+    """Of diffusion decoders."""
+    sampler = build(SAMPLERS, self.config['decoder_sampler'])
+    if getattr(sampler, 'batch_norms', False):
+      raise UserError(
+        'config.decoder_sampler.batch_norms: decoded examples would depend on each '
+        'other; set it to False.'
+      )
+    return sampler
+
+  @functools.cached_property
   def model(self) -> MultimodalModel:
     if self.is_joint:
       return JointModel(
         learner=self.joint,
         setups=self.setups,
         score=self.score,
-        decoder_sampler=build(SAMPLERS, self.config['decoder_sampler']),
+        decoder_sampler=self.decoder_sampler,
       )
     return ScoreBasedModel(
       autoencoders=self.autoencoders,
@@ -788,15 +815,33 @@ class Experiment:
     }
     if not wanted:
       return {}
-    rng = np.random.default_rng(self.config['seed'])
-    rows = rng.permutation(len(stored['z']))[:_MIXTURE_EXAMPLES]
-    noise = rng.standard_normal((len(rows), stored['z'].shape[1]))
-    z = stored['z'][rows] + stored['spread'][rows] * noise
-    fitted = {
-      number: fit_gaussian_mixture(z, number, self.config['seed'])
-      for number in set(wanted.values())
-    }
+    fitted = {number: self._mixture(number, stored) for number in set(wanted.values())}
     return {'mixtures': {name: fitted[number] for name, number in wanted.items()}}
+
+  def _mixture(self, number: int, stored: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Read from the workdir, or fitted and kept there."""
+    path = os.path.join(self.workdir, f'mixture_{number}.npz')
+    stamp = json.dumps(stored['stamp'])
+    try:
+      with open(path, 'rb') as f, np.load(f) as found:
+        if str(found['stamp']) == stamp:
+          return {key: found[key] for key in found.files if key != 'stamp'}
+    except UNREADABLE:
+      pass  # Not made yet, or damaged.
+    rng = np.random.default_rng(self.config['seed'])
+    rows = rng.permutation(np.flatnonzero(stored['present']))[:_MIXTURE_EXAMPLES]
+    log_var = 2 * np.log(stored['spread'][rows])
+    q = POSTERIORS[self.joint.family](stored['z'][rows], log_var)
+    z = np.asarray(q.sample(fold_in_name(self._key, 'mixture')))
+    fitted = fit_gaussian_mixture(z, number, self.config['seed'])
+    # A run that cannot be written can be loaded all the same.
+    with (
+      contextlib.suppress(OSError),
+      atomic_path(path) as temporary,
+      open(temporary, 'wb') as f,
+    ):
+      np.savez(f, stamp=np.array(stamp), **fitted)
+    return fitted
 
   def restore_classifiers(self) -> tuple[dict[str, PyTree], dict[str, int]]:
     """Variables of the judges by name, and their steps."""
@@ -813,6 +858,16 @@ class Experiment:
     Raises:
       UserError: anything that would end the run later.
     """
+    for stage in (*self.config['stages'], *self.pretrained_stages):
+      if stage in ('unimodal', 'joint') and stage not in self.config:
+        raise UserError(
+          f'config.stages: method {self.config["method"]!r} has no stage {stage!r}.'
+        )
+    if self.is_joint and self.config['only']:
+      raise UserError(
+        'config.only trains the autoencoder of one modality; a joint VAE is trained as '
+        'a whole: drop it.'
+      )
     if self.pretrained:
       self.check_pretrained()
     model = self.model
@@ -820,8 +875,10 @@ class Experiment:
     drawn = self.setups if self.main_stage in self.config['stages'] else ()
     for name in drawn:
       self._check_setup(name)
-    if not self.is_joint:
+    if self.score is not None:
       self._check_score()
+    if self.is_joint:
+      self._check_joint()
     for section in ('evaluate', 'sample'):
       self.split(section)
     self._positive('evaluate', 'num_examples', 'chunk_size', 'max_subsets')
@@ -906,14 +963,50 @@ class Experiment:
     if spec['network']['name'] == 'unet' and holes:
       raise UserError("the score network 'unet' cannot learn from missing modalities.")
 
+  def _check_joint(self) -> None:
+    """One step and one decoding of a joint VAE, without computing them."""
+    learner, example = self.joint, self.blank_example
+    variables = jax.eval_shape(lambda: learner.init(self._key, example))
+    rngs = step_rngs(self._key, 0, STREAMS)
+    jax.eval_shape(
+      lambda variables: learner.loss(variables, None, example, rngs, train=True)[0],
+      variables,
+    )
+    jax.eval_shape(
+      lambda variables, latents: self.model.decode(
+        {'joint': variables}, jax.random.split(self._key, 1), latents
+      ),
+      variables,
+      jax.ShapeDtypeStruct((1, sum(self.model.latent_dims.values())), jnp.float32),
+    )
+    if self.score is not None and self.config['score']['paired_fraction'] != 1:
+      raise UserError(
+        'config.score.paired_fraction: the score model of a joint VAE sees one latent '
+        'for all modalities, and no pairs; set it to 1.'
+      )
+
   def _check_setup(self, name: str) -> None:
     """Whether the networks are trained for what a setup asks of them."""
     setup = self.setups[name]
     where = '' if name == 'default' else f' (config.compare.{name})'
     if self.is_joint:
+      spec = self.setup_spec(name)
+      for part in ('conditioning', 'guidance'):
+        if spec[part]:
+          raise UserError(
+            f'{part}{where}: a joint VAE has none, its encoders see what is given; '
+            'leave it empty.'
+          )
+      if isinstance(setup.sampler, GaussianMixture):
+        number = setup.sampler.num_components
+        usable = int(np.asarray(self.dataset.splits['train'].present).any(1).sum())
+        if not 1 <= number <= min(usable, _MIXTURE_EXAMPLES):
+          raise UserError(
+            f'num_components={number}{where} cannot be fitted to {usable} examples.'
+          )
       if self.score is None and not isinstance(setup.sampler, tuple(PRIORS.values())):
         raise UserError(
-          f'sampler {self.setup_spec(name)["sampler"]["name"]!r}{where} needs a score '
+          f'sampler {spec["sampler"]["name"]!r}{where} needs a score '
           f"model: config.stages must have 'score', or choose one of {list(PRIORS)}."
         )
       return

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmsbm import distributions
-from mmsbm.build import build, check_arguments
+from mmsbm.build import build, check_arguments, nearest
 from mmsbm.diffusion.decoder import DiffusionDecoder
-from mmsbm.diffusion.losses import TIME_SAMPLING
+from mmsbm.diffusion.losses import TIME_SAMPLING, WEIGHTINGS
 from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
 from mmsbm.diffusion.sde import SDES
 from mmsbm.infra.errors import UserError
@@ -227,6 +227,11 @@ def make_diffusion_decoder(
   scale: float,
 ) -> DiffusionDecoder:
   """Builds a diffusion decoder from the arguments that stand in a config."""
+  if weighting not in WEIGHTINGS:
+    raise UserError(
+      f'weighting={weighting!r} of a diffusion decoder is not one of '
+      f'{sorted(WEIGHTINGS)}.' + nearest(weighting, WEIGHTINGS)
+    )
   return DiffusionDecoder(
     network=build(DENOISERS, network, shape=shape),
     shape=shape,

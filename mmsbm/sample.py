@@ -84,6 +84,7 @@ def write_samples(
         describe_setup(experiment.setups['default']),
         steps,
         experiment.dataset.content_hash,
+        *([experiment.config['decoder_sampler']] if experiment.is_joint else []),
       ],
       sort_keys=True,
     ).encode()

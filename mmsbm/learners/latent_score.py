@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mmsbm.diffusion.losses import denoising_loss
 from mmsbm.diffusion.sde import SDE
+from mmsbm.distributions import POSTERIORS
 from mmsbm.infra.rng import fold_in_name
 from mmsbm.latents import MISSING, NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.base import masked_mean
@@ -75,6 +76,7 @@ class LatentScore:
     loss_scaling: True takes the mean of the loss over the dimensions that are
       denoised (the factor D / (D - D_S) of arXiv 2306.04445), so that all rows weigh
       the same; False their sum over D, so that every dimension does.
+    family: of latents with a spread, key of distributions.POSTERIORS.
   """
 
   network: nn.Module
@@ -86,6 +88,7 @@ class LatentScore:
   condition_probability: float
   drop_probability: float = 0.0
   loss_scaling: bool = True
+  family: str = 'normal'
 
   name = 'score'
 
@@ -128,14 +131,15 @@ class LatentScore:
     The batch has z [B, D], present [B, M] and, optionally, paired [B]: of a row that
     is not paired it is unknown which latents belong together, so that one of them,
     drawn anew each time, is all that it shows. Absent modalities are missing. With
-    spread [B, D] the latents are Gaussians of that standard deviation around z, of
+    spread [B, D] the latents are distributions of that standard deviation around z, of
     which each step draws anew.
     """
     del frozen  # Latents are computed once, before this stage.
     z, present = batch['z'], batch['present']
     if 'spread' in batch:
       key = fold_in_name(rngs['noise'], 'posterior')
-      z += batch['spread'] * jax.random.normal(key, z.shape, z.dtype)
+      family = POSTERIORS[self.family]
+      z = family(z, 2 * jnp.log(batch['spread'])).sample(key)
     keys = jax.random.split(rngs['condition'], 3)
     if 'paired' in batch:
       present = jnp.where(batch['paired'][:, None], present, draw_one(keys[1], present))

@@ -100,12 +100,13 @@ class JointModel:
     return self.learner.objective.posterior(substream(keys, _FUSION), experts)
 
   def num_evaluations(self, setup, num_given):
-    """Of the score model, where nothing is given; and of one diffusion decoder."""
+    """Of the score model, where nothing is given, and of all diffusion decoders."""
     sampler, total = self.setups[setup].sampler, 0
     if not num_given and not isinstance(sampler, tuple(PRIORS.values())):
       total += sampler.num_evaluations
-    if any(m.diffusion for m in self.modalities):
-      total += self.decoder_sampler.num_evaluations
+    decoders = sum(m.diffusion is not None for m in self.modalities)
+    if decoders:
+      total += decoders * self.decoder_sampler.num_evaluations
     return total
 
   def sample_latents(self, variables, keys, codes, observed, setup):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mmsbm.distributions import Posterior
+from mmsbm.infra.errors import UserError
 
 # (z [T, B, d], w [T, B, M, p] or None) -> weighted log p(x_m | z, w_m) [T, B, M], 0
 # where x_m is absent. T draws are decoded as one batch.
@@ -52,6 +53,12 @@ class Objective(Protocol):
 
   def log_density(self, experts: Experts, z: jax.Array) -> jax.Array:
     """log q(z | what is present) of z [B, d], of a mixture as a whole; [B]."""
+
+
+def require(name: str, value: float, holds: bool) -> None:
+  """Refuses a number out of its range."""
+  if not holds:
+    raise UserError(f'objective: {name}={value} is out of range.')
 
 
 def terms_of(log_likelihoods: jax.Array, divergence: jax.Array) -> dict:

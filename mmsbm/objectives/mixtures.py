@@ -16,7 +16,7 @@ from mmsbm.fusion import (
   select,
 )
 from mmsbm.infra.errors import UserError
-from mmsbm.objectives.base import masked_mean_over_modalities, terms_of
+from mmsbm.objectives.base import masked_mean_over_modalities, require, terms_of
 from mmsbm.objectives.products import Product
 
 
@@ -25,6 +25,18 @@ def one_expert(keys, experts):
   members = experts.present
   chosen = jax.vmap(draw_member)(keys, members)
   return prior_where(~members.any(-1), select(experts.shared, chosen))
+
+
+class Mixture:
+  """A posterior that is the mean of the experts: of a row it is one of them."""
+
+  families = ('normal',)
+
+  def posterior(self, keys, experts):
+    return one_expert(keys, experts)
+
+  def log_density(self, experts, z):
+    return mixture_log_prob(experts.shared, experts.present, z)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +64,7 @@ class MoPoE(Product):
   max_subsets: int = 64
 
   def __post_init__(self):
+    require('max_subsets', self.max_subsets, self.max_subsets >= 1)
     if self.prior_expert not in ('none', 'all', 'full'):
       raise UserError(
         f"prior_expert={self.prior_expert!r}: choose from 'none', 'all', 'full'."
@@ -93,7 +106,7 @@ class MoPoE(Product):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MMJSD(Product):
+class MMJSD(Mixture):
   """Multimodal Jensen-Shannon divergence (Sutter et al., arXiv 2006.08242, eq. 9).
 
     E[-sum_m log p(x_m|z)] + beta sum_m pi KL(q_m || f),
@@ -130,11 +143,6 @@ class MMJSD(Product):
     kl, _ = self.divergence(experts)
     return self.beta * kl - log_p.sum(-1), terms_of(log_p, kl)
 
-  def posterior(self, keys, experts):
-    """The geometric mean of what is present and the prior, as it was trained to be."""
-    del keys
-    return self.divergence(experts)[1]
-
 
 @jax.custom_vjp
 def scale_gradient(x: jax.Array, factor: jax.Array) -> jax.Array:
@@ -152,7 +160,7 @@ ESTIMATORS = ('elbo', 'iwae', 'dreg')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MMVAE:
+class MMVAE(Mixture):
   """Mixture of experts VAE (Shi et al., arXiv 1911.03393).
 
   The mean over modalities m of a bound with K draws of z from q(z|x_m), whose weights
@@ -178,6 +186,7 @@ class MMVAE:
   families = ('normal', 'laplace')
 
   def __post_init__(self):
+    require('num_samples', self.num_samples, self.num_samples >= 1)
     if self.estimator not in ESTIMATORS:
       raise UserError(f'estimator={self.estimator!r} is not one of {ESTIMATORS}.')
 
@@ -186,6 +195,11 @@ class MMVAE:
     shared = prior_where(~experts.present, experts.shared)
     keys = jax.random.split(key, self.num_samples)
     return jax.vmap(shared.sample)(keys).swapaxes(1, 2), None
+
+  def scale_gradients(self, latents, factor):
+    """The draws, with the gradient that reaches the encoders times factor [K, M, B]."""
+    z, _ = latents
+    return scale_gradient(z, factor[..., None]), None
 
   def log_weights(self, experts, densities, log_likelihood, latents):
     """(log w [K, M, B], log p(x_n|z) [K, M, B, M]); `densities` are experts for q."""
@@ -197,18 +211,14 @@ class MMVAE:
     present, latents = experts.present, self.draws(key, experts)
     densities = experts
     if self.estimator == 'dreg':
-      # The density of the posterior is no function of the encoders, and what reaches
-      # them through the draws has the normalised weight once more.
+      # The density of the posterior is no function of the encoders. What reaches them
+      # through the draws then has the factor 1 - beta + beta w, w the normalised
+      # weight: for beta = 1 the weight once more.
       densities = jax.lax.stop_gradient(experts)
       fixed = jax.lax.stop_gradient(latents)
       log_w, _ = self.log_weights(experts, densities, log_likelihood, fixed)
-      normalised = jax.lax.stop_gradient(jax.nn.softmax(log_w, axis=0))
-      latents = jax.tree.map(
-        lambda a: scale_gradient(
-          a, normalised.reshape(*normalised.shape, *[1] * (a.ndim - 3))
-        ),
-        latents,
-      )
+      weights = jax.lax.stop_gradient(jax.nn.softmax(log_w, axis=0))
+      latents = self.scale_gradients(latents, 1 - self.beta + self.beta * weights)
     log_w, log_p = self.log_weights(experts, densities, log_likelihood, latents)
     if self.estimator == 'elbo':
       bounds = log_w.mean(0)
@@ -220,12 +230,6 @@ class MMVAE:
     terms = {'reconstruction': reconstruction, 'divergence': loss - reconstruction}
     return loss, terms
 
-  def posterior(self, keys, experts):
-    return one_expert(keys, experts)
-
-  def log_density(self, experts, z):
-    return mixture_log_prob(experts.shared, experts.present, z)
-
 
 def _decode(log_likelihood, z, w=None):
   """log p(x_n|z, w_n) [K, M, B, M] of draws z [K, M, B, d], w [K, M, B, M, p]."""
@@ -233,6 +237,11 @@ def _decode(log_likelihood, z, w=None):
   flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (z, w))
   out = log_likelihood(*flat)
   return out.reshape(*lead, *out.shape[1:])
+
+
+def _is_source(z):
+  """[M, 1, M, 1]: whether the private latent of a target is that of the source of z."""
+  return jnp.eye(z.shape[1], dtype=bool)[:, None, :, None]
 
 
 def _shared_ratio(experts, densities, z):
@@ -263,8 +272,13 @@ class MMVAEPlus(MMVAE):
     # The private latent of every target n, for every source m: [K, M, B, M, p].
     shape = (*z.shape[:3], *experts.auxiliary.mean.shape)
     auxiliary = jax.tree.map(lambda a: jnp.broadcast_to(a, shape), experts.auxiliary)
-    is_source = jnp.eye(z.shape[1], dtype=bool)[:, None, :, None]
-    return z, jnp.where(is_source, own[:, None], auxiliary.sample(other_key))
+    return z, jnp.where(_is_source(z), own[:, None], auxiliary.sample(other_key))
+
+  def scale_gradients(self, latents, factor):
+    z, w = latents
+    # The density of the auxiliary priors is not in the weights: theirs stay.
+    scaled = scale_gradient(w, factor[..., None, None])
+    return scale_gradient(z, factor[..., None]), jnp.where(_is_source(z), scaled, w)
 
   def log_weights(self, experts, densities, log_likelihood, latents):
     z, w = latents

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mmsbm.fusion import draw_subsets, product_of_experts
-from mmsbm.objectives.base import terms_of
+from mmsbm.objectives.base import require, terms_of
 
 
 class Product:
@@ -39,6 +39,10 @@ class MVAE(Product):
   beta: float = 1.0
   single_terms: bool = True
   num_random_subsets: int = 1
+
+  def __post_init__(self):
+    number = self.num_random_subsets
+    require('num_random_subsets', number, number >= 0)
 
   def __call__(self, key, experts, log_likelihood):
     present = experts.present
@@ -83,6 +87,9 @@ class MVTCAE(Product):
 
   alpha: float = 0.9
   beta: float = 2.5
+
+  def __post_init__(self):
+    require('alpha', self.alpha, 0 <= self.alpha <= 1)
 
   def __call__(self, key, experts, log_likelihood):
     q = self.posterior(None, experts)

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from mmsbm.build import build
 from mmsbm.distributions import DiagGaussian, DiagLaplace
+from mmsbm.infra.errors import UserError
 from mmsbm.objectives import (
   MMJSD,
   MMVAE,
@@ -271,15 +273,33 @@ def gradient(objective, modalities, draws):
   return each.mean(), each.std() / math.sqrt(draws)
 
 
-@pytest.mark.parametrize(('modalities', 'number'), [(1, 5), (3, 1)])
-def test_dreg_is_unbiased_and_of_less_variance(modalities, number):
-  iwae, error = gradient(MMVAE(num_samples=number), modalities, 200_000)
-  dreg, dreg_error = gradient(
-    MMVAE(estimator='dreg', num_samples=number), modalities, 200_000
-  )
+@pytest.mark.parametrize(
+  ('modalities', 'number', 'beta'), [(1, 5, 1.0), (3, 1, 1.0), (1, 5, 0.5)]
+)
+def test_dreg_is_unbiased_and_of_less_variance(modalities, number, beta):
+  kw = dict(num_samples=number, beta=beta)
+  iwae, error = gradient(MMVAE(**kw), modalities, 200_000)
+  dreg, dreg_error = gradient(MMVAE(estimator='dreg', **kw), modalities, 200_000)
   assert abs(iwae - dreg) < 4 * math.hypot(error, dreg_error)
   assert abs(iwae) > 5 * error
-  assert dreg_error < error
+  if beta == 1:
+    assert dreg_error < error
+
+
+def test_dreg_leaves_the_auxiliary_priors_alone():
+  experts, key = private_experts(), jax.random.key(0)
+
+  def gradient_of(estimator):
+    def loss(log_var):
+      own = experts.replace(auxiliary=DiagGaussian(jnp.zeros((3, 1)), log_var))
+      objective = MMVAEPlus(estimator=estimator, num_samples=4)
+      return objective(key, own, log_likelihood)[0].sum()
+
+    return jax.grad(loss)(jnp.zeros((3, 1)))
+
+  dreg, iwae = gradient_of('dreg'), gradient_of('iwae')
+  assert (np.abs(iwae) > 1e-3).all()
+  np.testing.assert_allclose(dreg, iwae, rtol=1e-4)
 
 
 # --- missing modalities -------------------------------------------------------
@@ -326,6 +346,22 @@ def test_every_pattern_of_missing_modalities(name):
   assert (np.asarray(gradients.shared.mean)[patterns] != 0).all()
 
 
+@pytest.mark.parametrize(
+  'spec',
+  [
+    dict(name='mmvae', num_samples=0),
+    dict(name='mmvae', estimator='iwea'),
+    dict(name='mopoe', max_subsets=0),
+    dict(name='mopoe', prior_expert='some'),
+    dict(name='mvae', num_random_subsets=-1),
+    dict(name='mvtcae', alpha=1.5),
+  ],
+)
+def test_arguments_out_of_range(spec):
+  with pytest.raises(UserError):
+    build(OBJECTIVES, spec)
+
+
 @pytest.mark.parametrize('name', OBJECTIVES)
 def test_posterior_given_some(name):
   objective = OBJECTIVES[name]()
@@ -335,7 +371,7 @@ def test_posterior_given_some(name):
   q = objective.posterior(keys, Experts(shared=shared, present=present))
   np.testing.assert_array_equal(q.mean[0], 0.0)
   np.testing.assert_array_equal(q.log_var[0], 0.0)
-  if name in ('mvtcae', 'mopoe', 'mmvae', 'mmvaeplus'):
+  if name != 'mvae':
     np.testing.assert_allclose(q.mean[1], shared.mean[1, 1], rtol=1e-5)
-  if name in ('mmvae', 'mmvaeplus'):
+  if name in ('mmjsd', 'mmvae', 'mmvaeplus'):
     assert float(q.mean[2, 0]) in (float(shared.mean[2, 0, 0]), shared.mean[2, 2, 0])
