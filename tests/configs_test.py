@@ -92,6 +92,7 @@ def test_every_config_has_every_method(name, method, tmp_path):
 # Only with -m slow: programs much like those of others or, of `digits`, the very one
 # that other tests run; and the convolutions of `paper`, minutes of compilation.
 SLOW = {
+  ('arrays', 'method=diff_mvae,modalities=2'),
   ('arrays', 'method=mopoe,modalities=3'),
   ('digits', 'method=mmvaeplus,modalities=3'),
   ('digits', 'method=mmvae,modalities=2'),

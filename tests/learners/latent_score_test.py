@@ -241,3 +241,38 @@ def test_loss_scaling_is_the_share_of_free_dimensions():
   scaled = shown_to_the_network(batch)[1]
   plain = shown_to_the_network(batch, loss_scaling=False)[1]
   np.testing.assert_allclose(plain, scaled * 5 / 6, rtol=1e-6)
+
+
+@pytest.mark.parametrize('family', ['normal', 'laplace'])
+def test_latents_with_a_spread_are_drawn_anew(family):
+  layout, size = LatentLayout((2,)), 40_000
+  seen = []
+
+  class Record(nn.Module):
+    def __call__(self, z, t, role, train):
+      seen.append(z)
+      return jnp.zeros_like(z)
+
+  learner = LatentScore(
+    network=Record(),
+    layout=layout,
+    # Next to no noise: what the network sees is the latent.
+    sde=SDES['ve'](sigma_min=1e-4, sigma_max=2e-4),
+    parametrization=PARAMETRIZATIONS['score'](),
+    times=TIME_SAMPLING['uniform'](),
+    weighting='uniform',
+    condition_probability=0.0,
+    family=family,
+  )
+  batch = {
+    'z': jnp.tile(jnp.array([[1.0, -2.0]]), (size, 1)),
+    'spread': jnp.tile(jnp.array([[0.5, 0.0]]), (size, 1)),
+    'present': jnp.ones((size, 1), bool),
+  }
+  learner.loss({'params': {}}, None, batch, KEYS, train=True)
+  z = np.asarray(seen[-1])
+  np.testing.assert_allclose(z[:, 1], -2.0, atol=1e-2)
+  np.testing.assert_allclose(z[:, 0].mean(), 1.0, atol=0.01)
+  np.testing.assert_allclose(z[:, 0].std(), 0.5, rtol=0.03)
+  kurtosis = ((z[:, 0] - 1.0) ** 4).mean() / 0.5**4
+  np.testing.assert_allclose(kurtosis, {'normal': 3, 'laplace': 6}[family], rtol=0.1)

@@ -1,0 +1,184 @@
+"""A run of a joint VAE with a diffusion decoder, from raw data to the report."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mmsbm
+from configs import arrays
+from mmsbm import experiment as experiment_lib
+from mmsbm.experiment import Experiment
+from mmsbm.infra.errors import UserError
+
+ARGUMENTS = 'smoke,method=diff_mvae,modalities=2'
+
+
+@pytest.fixture(scope='module')
+def folder(program, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('joint') / 'run'
+  code = program(f'--config=configs/arrays.py:{ARGUMENTS}', f'--workdir={workdir}')
+  assert code == 0
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def run(folder):
+  return mmsbm.load(folder)
+
+
+def rows_of(folder):
+  return [json.loads(line) for line in (folder / 'results.jsonl').open()]
+
+
+def test_what_it_measures(folder):
+  rows = rows_of(folder)
+  joint = {
+    (r['setup'], r['nfe'])
+    for r in rows
+    if r['metric'] == 'frechet' and r['num_given'] == 0
+  }
+  # Of the score model 4, of the one diffusion decoder 4.
+  assert joint == {('default', 8), ('prior', 4), ('mixture', 4)}
+  given = {(r['setup'], r['nfe']) for r in rows if r['metric'] == 'f1'}
+  assert given >= {('default', 4)}
+  assert {r['model'] for r in rows} == {'diff_mvae'}
+  page = (folder / 'report' / 'index.html').read_text()
+  assert 'diff_mvae' in page and page.count('data:image/png') >= 5
+  assert 'joint' in json.loads((folder / 'run.json').read_text())['parameters']
+
+
+def test_the_latents_that_the_score_model_learns(folder, run):
+  made = run._experiment
+  with np.load(folder / 'latents.npz') as f:
+    stored = dict(f)
+  part = made.dataset.splits['train']
+  present = np.asarray(part.present)
+  np.testing.assert_array_equal(stored['present'], present.any(1, keepdims=True))
+  variables = run._generator._variables
+  x = tuple(jnp.asarray(part.arrays[name]) for name in made.names)
+  codes = made.model.encode(variables, x)
+  q = made.model.posterior(
+    variables, jax.random.split(jax.random.key(0), len(codes)), codes, present
+  )
+  mean, std = np.asarray(q.mean), np.exp(0.5 * np.asarray(q.log_var))
+  np.testing.assert_allclose(stored['z'], mean, rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(stored['spread'], std, rtol=1e-3)
+  total = np.sqrt(mean.var(0) + (std**2).mean(0))
+  np.testing.assert_allclose(stored['std'], total, rtol=1e-3)
+  source = made.source('score').arrays
+  np.testing.assert_allclose(source['spread'], stored['spread'] / stored['std'])
+
+
+def test_from_python(run):
+  split = run._experiment.dataset.splits['test']
+  x = {name: np.asarray(a[:3]) for name, a in split.arrays.items()}
+  z = run.encode(x)
+  assert {name: a.shape for name, a in z.items()} == {'shared': (3, 32)}
+  assert (run.encode({'image': x['image']})['shared'] != z['shared']).any()
+  out = run.decode(z)
+  assert {name: a.shape for name, a in out.items()} == {
+    name: a.shape for name, a in x.items()
+  }
+  again = run.decode({'shared': z['shared'][:1]})
+  np.testing.assert_array_equal(again['image'][0], out['image'][0])
+  assert (run.decode(z, seed=1)['image'] != out['image']).any()
+  drawn = run.sample(given={'attributes': x['attributes']}, seed=3)
+  np.testing.assert_array_equal(drawn['attributes'], x['attributes'])
+  with pytest.raises(UserError, match="no latent 'image'"):
+    run.decode({'image': z['shared']})
+
+
+def test_a_mixture_is_fitted_once(folder, monkeypatch):
+  def refuse(*args):
+    raise AssertionError('fitted again')
+
+  monkeypatch.setattr(experiment_lib, 'fit_gaussian_mixture', refuse)
+  mmsbm.load(folder)
+  path = folder / 'mixture_4.npz'
+  content = path.read_bytes()
+  path.write_bytes(content[:100])
+  with pytest.raises(AssertionError, match='fitted again'):
+    mmsbm.load(folder)
+  path.write_bytes(content)
+
+
+def test_another_solver_of_the_decoders(folder, program):
+  """Is measured and drawn anew; nothing is trained."""
+  picture = (folder / 'samples' / 'given_first_1.npz').read_bytes()
+  trained = (folder / 'metrics.jsonl').read_bytes()
+  arguments = (
+    f'--config=configs/arrays.py:{ARGUMENTS}',
+    f'--workdir={folder}',
+    '--config.decoder_sampler.num_steps=3',
+  )
+  assert program(*arguments) == 0
+  counts = {r['nfe'] for r in rows_of(folder) if 'nfe' in r}
+  assert counts == {7, 3}
+  assert (folder / 'samples' / 'given_first_1.npz').read_bytes() != picture
+  assert (folder / 'metrics.jsonl').read_bytes() == trained
+
+
+COUPLED = dict(name='predictor_corrector', num_steps=2, batch_norms=True)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'only': 'image'}, 'config.only trains the autoencoder of one modality'),
+    ({'guidance': dict(name='energy')}, 'guidance: a joint VAE has none'),
+    ({'compare.prior.conditioning': dict(name='clean')}, r'conditioning \(config.comp'),
+    ({'compare.mixture.sampler.num_components': 9_999}, 'num_components=9999'),
+    ({'sampler.name': 'dpm_solvr'}, "Did you mean 'dpm_solver'"),
+    ({'modalities.image.decoder.weighting': 'edn'}, "Did you mean 'edm'"),
+    ({'modalities.image.latent_dim': 7}, r'must be the same, not \[7, 32\]'),
+    ({'joint.objective.beta_': 2.0}, "'mopoe' has no argument 'beta_'"),
+    ({'joint.family': 'laplace'}, 'mopoe takes one of'),
+    ({'joint.private_dim': 4}, 'only mmvaeplus has one'),
+    ({'joint.likelihood_weights': {'imag': 2.0}}, "Did you mean 'image'"),
+    ({'score.weighting': 'edn'}, "Did you mean 'edm'"),
+    ({'score.paired_fraction': 0.5}, 'no pairs'),
+    ({'decoder_sampler': COUPLED}, 'batch_norms'),
+    ({'stages': ('classifier', 'joint')}, "needs a score model"),
+    ({'pretrained_stages': ('unimodal',)}, "has no stage 'unimodal'"),
+  ],
+)  # fmt: skip
+def test_mistakes_are_explained_before_training(changes, message, tmp_path):
+  config = arrays.get_config(ARGUMENTS).to_dict()
+  for key, value in changes.items():
+    *path, last = key.split('.')
+    node = config
+    for part in path:
+      node = node[part]
+    node[last] = value
+  with pytest.raises(UserError, match=message):
+    Experiment(config, tmp_path).check()
+
+
+def test_only_the_classifier_is_shared_with_another_method(folder, tmp_path):
+  config = arrays.get_config('smoke,method=sbm_vae,modalities=2').to_dict()
+  config |= {'pretrained': str(folder), 'pretrained_stages': ('classifier',)}
+  Experiment(config, tmp_path).check_pretrained()
+  config['classifier'] = config['classifier'] | {'num_steps': 7}
+  with pytest.raises(UserError, match='num_steps'):
+    Experiment(config, tmp_path).check_pretrained()
+  # A joint VAE is of all its modalities, in their order.
+  config = arrays.get_config(ARGUMENTS).to_dict()
+  config['pretrained'] = str(folder)
+  made = Experiment(config, tmp_path)
+  made.check_pretrained()
+  flipped = dict(reversed(config['modalities'].items()))
+  with pytest.raises(UserError, match='a joint VAE of'):
+    Experiment({**config, 'modalities': flipped}, tmp_path).check_pretrained()
+
+
+def test_a_joint_vae_without_a_score_model(tmp_path):
+  config = arrays.get_config('smoke,method=mvtcae,modalities=2').to_dict()
+  config['stages'], config['compare'] = ('classifier', 'joint'), {}
+  made = Experiment(config, tmp_path)
+  made.check()
+  assert not made.needs_latents
+  assert dataclasses.asdict(made.setups['default'].sampler) == {}
