@@ -101,6 +101,7 @@ SLOW = {
   ('digits', 'method=mvtcae,modalities=2'),
   ('digits', 'method=sbm_vae,modalities=3'),
   ('digits', 'method=mld,modalities=2'),
+  ('polymnist', 'method=sbm_rae,modalities=2,preset=cpu'),
   ('polymnist', 'method=sbm_vae,modalities=2'),
   ('polymnist', 'method=sbm_vae,modalities=2,preset=paper'),
 }
@@ -140,6 +141,7 @@ def test_smoke(name, arguments, tmp_path):
   assert trained in record['parameters']
 
 
+@pytest.mark.slow
 def test_arrays_without_labels(tmp_path):
   config = _get_config('arrays', 'smoke,modalities=2')
   config.modalities.image.judge = ''

@@ -310,7 +310,7 @@ def test_guidance_in_a_model(guided, kind, rule):
   whole = made.sample_latents(z, observed, key=key, setup=setup)
   jax.effects_barrier()
   # The check of shapes in an experiment calls nothing; one chunk, one trajectory.
-  assert len(calls) == made.model.num_evaluations(setup)
+  assert len(calls) == made.model.num_evaluations(setup, 1)
   some = np.array([9, 3, 14, 0])
   part = made.sample_latents(z[some], observed[some], key=key, rows=some, setup=setup)
   np.testing.assert_allclose(part, whole[some], rtol=1e-3, atol=1e-4)
