@@ -127,3 +127,29 @@ def test_dynamic_prior_of_mmjsd():
   np.testing.assert_allclose(f.mean, expected, atol=1e-6)
   expected = [[-0.169679, -0.163045], [-0.177474, -0.197701]]
   np.testing.assert_allclose(f.log_var, expected, atol=1e-6)
+
+
+def test_importance_weights_of_mvtcae():
+  # All draws at the mean of the posterior: one weight, -log of which is summed.
+  objective = MVTCAE()
+  experts = Experts(shared=EXPERTS, present=jnp.asarray(COMPLETE))
+  q = objective.posterior(None, experts)
+  log_p = log_likelihood(COMPLETE, Laplace(scale=0.75))(q.mean[None])[0].sum(-1)
+  zeros = jnp.zeros_like(q.mean)
+  prior = DiagGaussian(zeros, zeros).log_prob(q.mean)
+  weights = log_p + prior - objective.log_density(experts, q.mean)
+  np.testing.assert_allclose(-weights.sum(), 102.750900, rtol=1e-5)
+
+
+def test_subsets_of_mopoe_with_missing_modalities():
+  """Uniform over those of what is present: a, c, ac; all seven; a, b, ab."""
+  experts = Experts(shared=EXPERTS, present=jnp.asarray(INCOMPLETE))
+  objective = MoPoE(prior_expert='full')
+  each = objective.product(
+    experts, jnp.asarray(all_subsets(3))[:, None] & experts.present
+  ).kl_to_standard()
+  members = {0: [0, 1, 3], 1: [0, 2, 4], 2: range(7)}
+  kl = objective.divergence(None, experts)
+  for row, kind in enumerate([1, 1, 1, 2, 2, 0, 0, 0]):
+    expected = np.mean([each[s, row] for s in members[kind]])
+    np.testing.assert_allclose(kl[row], expected, rtol=1e-5)
