@@ -14,7 +14,7 @@ from flax import struct
 class Posterior(abc.ABC):
   """A distribution of independent dimensions, known by mean and variance.
 
-  `type(p)(zeros, zeros)` is the prior of the family: zero mean and unit variance.
+  The prior of a family has zero mean and unit variance.
 
   Attributes:
     mean: [..., D].
@@ -36,10 +36,14 @@ class Posterior(abc.ABC):
   def kl_to(self, other: 'Posterior') -> jax.Array:
     """KL(self || other) of the same family, summed over the last axis."""
 
-  def kl_to_standard(self) -> jax.Array:
+  def prior_like(self, z: jax.Array) -> 'Posterior':
+    """The prior of the family, of the shape of z [..., D]."""
+    zeros = jnp.zeros_like(z)
+    return type(self)(zeros, zeros)
+
+  def kl_to_prior(self) -> jax.Array:
     """KL to the prior of the family, summed over the last axis."""
-    zeros = jnp.zeros_like(self.mean)
-    return self.kl_to(type(self)(zeros, zeros))
+    return self.kl_to(self.prior_like(self.mean))
 
 
 @struct.dataclass

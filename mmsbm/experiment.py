@@ -37,12 +37,12 @@ from mmsbm.learners.autoencoder import AUTOENCODERS
 from mmsbm.learners.base import STREAMS, Training
 from mmsbm.learners.classifier import Classifier
 from mmsbm.learners.energy import LatentEnergy
-from mmsbm.learners.joint import JointVAE, dimension_weights
+from mmsbm.learners.joint_vae import JointVAE, dimension_weights
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality, make_modality
 from mmsbm.models.base import MultimodalModel, Setup
 from mmsbm.models.gaussian_mixture import fit_gaussian_mixture
-from mmsbm.models.joint import PRIORS, GaussianMixture, JointModel
+from mmsbm.models.joint_vae import PRIORS, GaussianMixture, JointModel
 from mmsbm.models.score_based import ScoreBasedModel, encode_means
 from mmsbm.nn.classifiers import CLASSIFIERS
 from mmsbm.nn.energy_nets import ENERGY_NETS

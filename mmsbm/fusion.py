@@ -53,8 +53,7 @@ def mixture_log_prob(experts: Posterior, used: jax.Array, z: jax.Array) -> jax.A
   masked = jnp.where(used, each, -jnp.inf)
   masked = jnp.where(none[:, None], 0.0, masked)
   mixture = jax.nn.logsumexp(masked, axis=-1) - jnp.log(number)
-  zeros = jnp.zeros_like(z)
-  return jnp.where(none, type(experts)(zeros, zeros).log_prob(z), mixture)
+  return jnp.where(none, experts.prior_like(z).log_prob(z), mixture)
 
 
 def select(experts: Posterior, index: jax.Array) -> Posterior:

@@ -6,6 +6,7 @@ the cost of one more network evaluation; outside it costs nothing. It says what 
 `needs` of the training, the same for every sampler and every conditioning.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -41,7 +42,7 @@ class Draw:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Guidance:
+class Guidance(abc.ABC):
   """An interval of noise levels (arXiv 2404.07724); subclasses define the term.
 
   Attributes:
@@ -80,6 +81,7 @@ class Guidance:
       low, high = np.float32(low), np.float32(high)
     return (t >= low) & (t <= high)
 
+  @abc.abstractmethod
   def term(self, draw: Draw, score: jax.Array, z: jax.Array, t: jax.Array) -> jax.Array:
     """What is added to the score [B, D]; one network evaluation.
 
@@ -89,7 +91,6 @@ class Guidance:
       z: latents, observed ones as the conditioning shows them.
       t: time, a scalar.
     """
-    raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

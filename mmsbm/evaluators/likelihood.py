@@ -2,7 +2,7 @@
 
 All are in nats per example. The models and variables are those of
 `models.score_based.ScoreBasedModel`, autoencoders of the modalities under a score
-model of the joined, standardised latents, and of `models.joint.JointModel`.
+model of the joined, standardised latents, and of `models.joint_vae.JointModel`.
 """
 
 import math
@@ -77,8 +77,7 @@ def vae_log_weights(
   network, modality = autoencoder.network, autoencoder.modality
   x = modality.kind.to_model(raw)
   posterior = network.apply(variables, x, method='encode')
-  zeros = jnp.zeros_like(posterior.mean)
-  prior = DiagGaussian(zeros, zeros)
+  prior = posterior.prior_like(posterior.mean)
 
   def log_weight(number):
     z = _draw(posterior, keys, number)

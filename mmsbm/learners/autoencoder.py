@@ -89,7 +89,7 @@ class VAE(UnimodalAutoencoder):
   beta: float = 1.0
 
   def latent(self, posterior, key):
-    return posterior.sample(key), self.beta * posterior.kl_to_standard()
+    return posterior.sample(key), self.beta * posterior.kl_to_prior()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ class Setup:
   """How samples are drawn; one of these and the weights give the distribution.
 
   Attributes:
-    sampler: one of samplers.SAMPLERS or, of a joint VAE, of models.joint.PRIORS.
+    sampler: one of samplers.SAMPLERS or, of a joint VAE, of models.joint_vae.PRIORS.
     conditioning: how observed latents are shown to a score model, one of
       samplers.CONDITIONING; None of a joint VAE, whose encoders need no such rule.
     guidance: what is added to the score.
@@ -55,7 +55,7 @@ class MultimodalModel(Protocol):
     """Raw examples, one array [B, *shape] per modality, to codes [B, C]."""
 
   def num_evaluations(self, setup: str, num_given: int) -> int:
-    """Evaluations of score and energy networks per sample, exactly.
+    """Evaluations of score, energy and denoising networks per sample, exactly.
 
     Args:
       setup: a name in `setups`.

@@ -62,11 +62,8 @@ def require(name: str, value: float, holds: bool) -> None:
 
 
 def terms_of(log_likelihoods: jax.Array, divergence: jax.Array) -> dict:
-  """The two parts of a bound: draws [T, B, M] are averaged, modalities added."""
-  reconstruction = -log_likelihoods.sum(-1)
-  if reconstruction.ndim > 1:
-    reconstruction = reconstruction.mean(0)
-  return {'reconstruction': reconstruction, 'divergence': divergence}
+  """The two parts of a bound, from log p(x_m|z) [B, M] and a divergence [B]."""
+  return {'reconstruction': -log_likelihoods.sum(-1), 'divergence': divergence}
 
 
 def masked_mean_over_modalities(values: jax.Array, present: jax.Array) -> jax.Array:

@@ -20,20 +20,15 @@ from mmsbm.objectives.base import masked_mean_over_modalities, require, terms_of
 from mmsbm.objectives.products import Product
 
 
-def one_expert(keys, experts):
-  """One of the present experts of every row, drawn by its key; the prior if none."""
-  members = experts.present
-  chosen = jax.vmap(draw_member)(keys, members)
-  return prior_where(~members.any(-1), select(experts.shared, chosen))
-
-
 class Mixture:
   """A posterior that is the mean of the experts: of a row it is one of them."""
 
   families = ('normal',)
 
   def posterior(self, keys, experts):
-    return one_expert(keys, experts)
+    members = experts.present
+    chosen = jax.vmap(draw_member)(keys, members)
+    return prior_where(~members.any(-1), select(experts.shared, chosen))
 
   def log_density(self, experts, z):
     return mixture_log_prob(experts.shared, experts.present, z)
@@ -93,9 +88,9 @@ class MoPoE(Product):
     if 2 ** present.shape[-1] - 1 > self.max_subsets:
       shape = (self.max_subsets, *present.shape)
       used = draw_subsets(key, jnp.broadcast_to(present, shape))
-      return self.product(experts, used).kl_to_standard().mean(0)
+      return self.product(experts, used).kl_to_prior().mean(0)
     used = jnp.asarray(all_subsets(present.shape[-1]))[:, None]
-    kl = self.product(experts, used & present).kl_to_standard()
+    kl = self.product(experts, used & present).kl_to_prior()
     valid = (present | ~used).all(-1)
     return jnp.where(valid, kl, 0.0).sum(0) / jnp.maximum(valid.sum(0), 1)
 
@@ -131,14 +126,13 @@ class MMJSD(Mixture):
     whole = jax.tree.map(lambda a: a[:, None], f)
     kl = (weights * jnp.where(present, experts.shared.kl_to(whole), 0.0)).sum(-1)
     if self.prior_expert:
-      zeros = jnp.zeros_like(f.mean)
-      kl += type(f)(zeros, zeros).kl_to(f) / number
+      kl += f.prior_like(f.mean).kl_to(f) / number
     return kl, f
 
   def __call__(self, key, experts, log_likelihood):
     which, noise = jax.random.split(key)
     keys = jax.random.split(which, experts.present.shape[0])
-    z = one_expert(keys, experts).sample(noise)
+    z = self.posterior(keys, experts).sample(noise)
     log_p = log_likelihood(z[None], None)[0]
     kl, _ = self.divergence(experts)
     return self.beta * kl - log_p.sum(-1), terms_of(log_p, kl)
@@ -246,8 +240,7 @@ def _is_source(z):
 
 def _shared_ratio(experts, densities, z):
   """log p(z) - log q(z|X) of z [K, M, B, d]."""
-  zeros = jnp.zeros_like(z)
-  prior = type(experts.shared)(zeros, zeros).log_prob(z)
+  prior = experts.shared.prior_like(z).log_prob(z)
   return prior - mixture_log_prob(densities.shared, experts.present, z)
 
 
@@ -285,8 +278,7 @@ class MMVAEPlus(MMVAE):
     log_p = _decode(log_likelihood, z, w)
     # Of every source its own, [K, B, M, p].
     own = jnp.einsum('kmbmp->kbmp', w)
-    zeros = jnp.zeros_like(own)
     private = prior_where(~experts.present, densities.private)
-    ratio = type(private)(zeros, zeros).log_prob(own) - private.log_prob(own)
+    ratio = private.prior_like(own).log_prob(own) - private.log_prob(own)
     ratio = _shared_ratio(experts, densities, z) + ratio.swapaxes(1, 2)
     return log_p.sum(-1) + self.beta * ratio, log_p

@@ -57,7 +57,7 @@ class MVAE(Product):
     used = jnp.concatenate(sets)
     q = product_of_experts(experts.shared, used, prior=True)
     log_p = jnp.where(used, log_likelihood(q.sample(key), None), 0.0)
-    kl = q.kl_to_standard()
+    kl = q.kl_to_prior()
     # The first are those of the whole.
     terms = terms_of(log_p[0], kl[0])
     return (self.beta * kl - log_p.sum(-1)).sum(0), terms
@@ -97,7 +97,7 @@ class MVTCAE(Product):
     share = self.alpha / experts.present.shape[-1]
     whole = jax.tree.map(lambda a: a[:, None], q)
     to_experts = jnp.where(experts.present, whole.kl_to(experts.shared), 0.0).sum(-1)
-    divergence = (1 - self.alpha) * q.kl_to_standard() + share * to_experts
+    divergence = (1 - self.alpha) * q.kl_to_prior() + share * to_experts
     loss = self.beta * divergence - (1 - share) * log_p.sum(-1)
     return loss, terms_of(log_p, divergence)
 

@@ -22,11 +22,11 @@ from mmsbm.evaluators.likelihood import (
 from mmsbm.evaluators.probability_flow import ProbabilityFlow
 from mmsbm.latents import OBSERVED, LatentLayout
 from mmsbm.learners.autoencoder import VAE
-from mmsbm.learners.joint import JointVAE
+from mmsbm.learners.joint_vae import JointVAE
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality, Vector, make_modality
 from mmsbm.models.base import Setup
-from mmsbm.models.joint import JointModel, Prior
+from mmsbm.models.joint_vae import JointModel, Prior
 from mmsbm.objectives import MMVAE, MVAE
 
 SCALE = 0.7

@@ -141,7 +141,7 @@ def test_mixture_of_equal_experts_is_that_expert():
   q = jax.tree.map(lambda a: a[:, 0], twice)
   keys = jax.random.split(jax.random.key(2), DRAWS)
   z = jax.vmap(q.sample)(keys)
-  expected = 2 * log_likelihood(z)[..., 0].mean(0) - q.kl_to_standard()
+  expected = 2 * log_likelihood(z)[..., 0].mean(0) - q.kl_to_prior()
   assert (np.abs(loss + expected) < 8 * error).all()
 
 
@@ -178,9 +178,9 @@ def test_mopoe_of_one_modality_is_its_vae():
   fn = lambda z, w: log_likelihood(z, present=present)  # noqa: E731
   loss, terms = MoPoE(beta=0.5)(key, experts, fn)
   q = jax.tree.map(lambda a: a[:, 1], experts.shared)
-  np.testing.assert_allclose(terms['divergence'], q.kl_to_standard(), rtol=1e-5)
+  np.testing.assert_allclose(terms['divergence'], q.kl_to_prior(), rtol=1e-5)
   z = q.sample(jax.random.split(key, 3)[1])
-  expected = 0.5 * q.kl_to_standard() - log_likelihood(z)[:, 1]
+  expected = 0.5 * q.kl_to_prior() - log_likelihood(z)[:, 1]
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   other = MVTCAE().posterior(None, experts)
   np.testing.assert_allclose(other.mean, q.mean, rtol=1e-6)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mmsbm.distributions import POSTERIORS, Posterior
 from mmsbm.infra.noise import row_normal, substream
 from mmsbm.latents import NOISY
-from mmsbm.learners.joint import JointVAE, own_latent
+from mmsbm.learners.joint_vae import JointVAE, own_latent
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality
 from mmsbm.models.base import Setup
@@ -135,19 +135,17 @@ class JointModel:
     Returns:
       Latents [B, d + M p], and log prior - log posterior of them, [B].
     """
-    experts, objective = (
-      self.experts(variables, codes, observed),
-      self.learner.objective,
-    )
+    objective = self.learner.objective
+    experts = self.experts(variables, codes, observed)
     q = objective.posterior(substream(keys, _FUSION), experts)
     sample = jax.vmap(lambda key, q: q.sample(key))
     z = sample(substream(keys, _SHARED), q)
-    ratio = _log_prior(q, z) - objective.log_density(experts, z)
+    ratio = q.prior_like(z).log_prob(z) - objective.log_density(experts, z)
     if experts.private is None:
       return z, ratio
     q = jax.tree.map(lambda a: jnp.where(observed[..., None], a, 0.0), experts.private)
     w = sample(substream(keys, _PRIVATE), q)
-    ratio += (_log_prior(q, w) - q.log_prob(w)).sum(-1)
+    ratio += (q.prior_like(w).log_prob(w) - q.log_prob(w)).sum(-1)
     return jnp.concatenate([z, w.reshape(w.shape[0], -1)], axis=-1), ratio
 
   def _shared_given_nothing(self, variables, keys, setup):
@@ -202,20 +200,23 @@ class JointModel:
 
   def decode(self, variables, keys, latents):
     """See `MultimodalModel.decode`."""
-    out, parts = [], self._parts(latents)
-    outputs = self.outputs(variables, latents)
-    for i, (modality, output) in enumerate(zip(self.modalities, outputs, strict=True)):
-      if modality.diffusion is None:
-        x = modality.likelihood.mean(output)
-      else:
-        x = modality.diffusion.sample(
-          self.learner.denoiser_variables(variables['joint'], i),
-          substream(keys, _DECODE + i),
-          own_latent(*parts, i),
-          self.decoder_sampler,
-        )
-      out.append(modality.kind.to_data(x))
-    return tuple(out)
+    numbers = range(len(self.modalities))
+    return tuple(self._decode_one(i, variables, keys, latents) for i in numbers)
+
+  def _decode_one(self, index, variables, keys, latents):
+    """Raw examples of modality number `index`."""
+    learner, modality = self.learner, self.modalities[index]
+    own, parts = variables['joint'], self._parts(latents)
+    if modality.diffusion is None:
+      output = learner.network.apply(own, index, *parts, method='decode_one')
+      return modality.kind.to_data(modality.likelihood.mean(output))
+    x = modality.diffusion.sample(
+      learner.denoiser_variables(own, index),
+      substream(keys, _DECODE + index),
+      own_latent(*parts, index),
+      self.decoder_sampler,
+    )
+    return modality.kind.to_data(x)
 
   def reconstruct(self, variables, keys, codes):
     """Every modality from itself alone, at the mean of its posterior."""
@@ -223,11 +224,5 @@ class JointModel:
     for i in range(num):
       alone = jnp.broadcast_to(jnp.arange(num) == i, (codes.shape[0], num))
       latents = self.mean_latents(variables, keys, codes, alone)
-      out.append(self.decode(variables, keys, latents)[i])
+      out.append(self._decode_one(i, variables, keys, latents))
     return tuple(out)
-
-
-def _log_prior(posterior: Posterior, z: jax.Array) -> jax.Array:
-  """Log density of the prior of the posterior's family at z [..., d]."""
-  zeros = jnp.zeros_like(z)
-  return type(posterior)(zeros, zeros).log_prob(z)

@@ -56,10 +56,15 @@ class JointAutoencoder(nn.Module):
 
     None for modalities with a diffusion decoder.
     """
-    out = []
-    for i, decoder in enumerate(self.decoders):
-      out.append(None if self.denoises[i] else decoder(own_latent(z, w, i), train))
-    return tuple(out)
+    return tuple(self.decode_one(i, z, w, train) for i in range(len(self.decoders)))
+
+  def decode_one(
+    self, index: int, z: jax.Array, w: jax.Array | None, train: bool = False
+  ) -> jax.Array | None:
+    """As `decode`, of modality number `index` alone."""
+    if self.denoises[index]:
+      return None
+    return self.decoders[index](own_latent(z, w, index), train)
 
   def auxiliary(self) -> jax.Array:
     """log_var [M, p] of the auxiliary priors."""

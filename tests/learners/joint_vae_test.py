@@ -9,7 +9,7 @@ from mmsbm.distributions import DiagGaussian
 from mmsbm.infra.optim import make_optimizer
 from mmsbm.infra.rng import fold_in_name, step_rngs
 from mmsbm.learners.base import STREAMS, Training, init_state, train_step
-from mmsbm.learners.joint import JointVAE, dimension_weights
+from mmsbm.learners.joint_vae import JointVAE, dimension_weights
 from mmsbm.modalities import make_modality
 from mmsbm.objectives import MVTCAE, MMVAEPlus, MoPoE
 

@@ -15,12 +15,12 @@ from mmsbm.distributions import Normal
 from mmsbm.generate import Generator
 from mmsbm.infra import sharding
 from mmsbm.latents import LatentLayout
-from mmsbm.learners.joint import JointVAE
+from mmsbm.learners.joint_vae import JointVAE
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality, Vector
 from mmsbm.models.base import Setup
 from mmsbm.models.gaussian_mixture import fit_gaussian_mixture
-from mmsbm.models.joint import GaussianMixture, JointModel, Prior
+from mmsbm.models.joint_vae import GaussianMixture, JointModel, Prior
 from mmsbm.objectives import MMVAE, MVTCAE, MMVAEPlus
 from mmsbm.samplers.dpm_solver import DPMSolver
 
