@@ -86,6 +86,8 @@ def base() -> ml_collections.ConfigDict:
     # Numbers of observed modalities; empty: all.
     num_given=(),
     precision_recall=True,
+    # Training examples of linear classifiers of the latents; 0: none.
+    linear_probe=0,
     # Output of `python -m mmsbm.convert_inception`; empty: no FID.
     inception_weights='',
     # Of so many test examples; 0: none. On two CPU cores 200 take minutes with
@@ -283,6 +285,7 @@ def joint_vae(
   }
   c.sampler = dict(name='prior')
   c.decoder_sampler = dict(name='dpm_solver', num_steps=10, grid='edm')
+  c.evaluate.linear_probe = 1_000
   if method == 'diff_mvae':
     for spec in c.modalities.values():
       if spec.kind == 'image':

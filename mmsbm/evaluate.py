@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from mmsbm.evaluators import (
   coherence,
   frechet,
   images,
+  linear_probe,
   precision_recall,
 )
 from mmsbm.experiment import Experiment, describe_setup
@@ -74,7 +76,7 @@ class Protocol:
     config = self.experiment.config['evaluate']
     self.names = self.experiment.names
     self.max_subsets, self.seed = config['max_subsets'], config['seed']
-    self.split = config['split']
+    self.split, self.num_probe_examples = config['split'], config['linear_probe']
     part = self.experiment.split('evaluate')
     # Examples with everything: what is generated is compared with what is there.
     complete = np.asarray(part.present).all(axis=1)
@@ -340,6 +342,43 @@ class Protocol:
       for (metric, features), group in groups.items()
     ]
 
+  def linear_probe(self) -> list[Row]:
+    """Accuracy of linear classifiers of latents, given every number of modalities.
+
+    The latents are those of `mean_latents`: of joint VAEs the shared one, of others
+    those of all observed modalities.
+    """
+    train, wanted = self.experiment.dataset.splits['train'], self.num_probe_examples
+    usable = np.asarray(train.present).all(axis=1) & (np.asarray(train.labels) >= 0)
+    order = np.random.default_rng(self.seed).permutation(np.flatnonzero(usable))
+    chosen = np.sort(order[:wanted])
+    if not len(chosen):
+      raise UserError('no training example has all modalities and a label.')
+    codes = self.generator.encode(
+      tuple(np.asarray(train.arrays[name][chosen]) for name in self.names)
+    )
+    label, rows = np.asarray(train.labels[chosen]), []
+    num, key = len(self.names), fold_in_name(self.key, 'linear probe')
+    shared = self.generator.model.latent_dims.get('shared')
+    for k in range(1, num + 1):
+      fields = {'num_given': k, 'num_train': len(chosen)}
+      correct = []
+      for given in coherence.choose_subsets(num, k, self.max_subsets, self.seed):
+        z = [
+          self.generator.mean_latents(
+            each, np.broadcast_to(given, (len(each), num)), key=fold_in_name(key, name)
+          )[:, :shared]
+          for name, each in (('train', codes), ('test', self.codes))
+        ]
+        hit = linear_probe.linear_probe(z[0], label, z[1]) == self.label
+        names = [name for name, g in zip(self.names, given, strict=True) if g]
+        value, stderr = coherence.clustered_mean(hit)
+        rows.append(self.row('latent_accuracy', value, stderr, given=names, **fields))
+        correct.append(hit)
+      value, stderr = coherence.clustered_mean(np.array(correct))
+      rows.append(self.row('latent_accuracy', value, stderr, given='mean', **fields))
+    return rows
+
   # --- units ----------------------------------------------------------------
 
   def units(self) -> dict[str, Unit]:
@@ -364,6 +403,9 @@ class Protocol:
         out[f'given_{k}{suffix}'] = Unit(functools.partial(self.given, k, setup), setup)
     for name, (measure, options) in likelihood_measurements(self).items():
       out[name] = Unit(measure, options=options)
+    if self.num_probe_examples and self.label is not None:
+      name = f'linear_probe_{self.num_probe_examples}'
+      out[name] = Unit(self.linear_probe)
     return out
 
 
@@ -377,7 +419,7 @@ def _fingerprint(experiment: Experiment, steps: dict[str, int], unit: Unit) -> s
   # What is measured beside a unit, and options that it does not use, change nothing.
   common = dict(config['evaluate'])
   options = common.pop('likelihood')
-  for key in ('num_given', 'compare_all_given'):
+  for key in ('num_given', 'compare_all_given', 'linear_probe'):
     del common[key]
   parts = [
     VERSION,
@@ -415,6 +457,29 @@ def make_generator(experiment: Experiment) -> tuple[Generator, dict[str, int]]:
     judge_variables=judge_variables,
   )
   return generator, judge_steps | steps
+
+
+def sampling_seconds(generator: Generator) -> Row:
+  """Seconds for one tuple of all modalities from nothing, with the run's own setup.
+
+  Of a full chunk, three times after compilation. It depends on the machine, so it
+  belongs to run.json and not to the results.
+  """
+  size, key = generator.chunk_size, jax.random.key(0)
+  codes = np.zeros((size, generator.model.code_dim), np.float32)
+  observed = np.zeros((size, len(generator.model.modalities)), bool)
+  seconds = []
+  for _ in range(4):
+    start = time.perf_counter()
+    z = generator.sample_latents(codes, observed, key=key)
+    generator.decode(z, key=key)
+    seconds.append((time.perf_counter() - start) / size)
+  measured = np.array(seconds[1:])
+  return {
+    'value': float(measured.mean()),
+    'stderr': float(measured.std(ddof=1) / len(measured) ** 0.5),
+    'n': size,
+  }
 
 
 def evaluate(

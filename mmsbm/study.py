@@ -26,6 +26,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -399,14 +400,41 @@ def _lines(study: Study, row) -> list[dict[str, Any]]:
     kept['value'] = each['value']
     columns = {**row.columns, **row.setup_columns.get(each.get('setup'), {})}
     out.append({'row': row.name, 'columns': columns, **kept, **common})
-  extra = {
-    'train_seconds': record['timings'].get('train score'),
-    'parameters': record['parameters'].get('score'),
-  }
-  for metric, value in extra.items():
-    if value is not None:
-      fields = {'metric': metric, 'value': value, 'seed': config['seed']}
-      out.append({'row': row.name, 'columns': dict(row.columns), **fields, **common})
+  for metric, measured in _costs(folder, record).items():
+    fields = {'metric': metric, 'seed': config['seed'], **measured}
+    out.append({'row': row.name, 'columns': dict(row.columns), **fields, **common})
+  return out
+
+
+def _costs(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, Any]:
+  """What a run costs, by metric, with the autoencoders that it took from another one.
+
+  The classifier, which only judges, is left out. Another run that trained the
+  autoencoders of more modalities says nothing of the time of these.
+  """
+  config, other = record['config'], record
+  if config.get('pretrained'):
+    other = json.loads((folder / config['pretrained'] / 'run.json').read_text())
+  same = config['modalities'].keys() == other['config']['modalities'].keys()
+  names = {f'unimodal/{name}' for name in config['modalities']}
+  seconds, parameters = [], []
+  for stage in config['stages']:
+    if stage == 'classifier':
+      continue
+    taken = config.get('pretrained') and stage in config['pretrained_stages']
+    source = other if taken else record
+    time_of = source['timings'].get(f'train {stage}') if same or not taken else None
+    seconds.append(math.nan if time_of is None else time_of)
+    parameters += [
+      count
+      for name, count in source['parameters'].items()
+      if name == stage or name in names and stage == 'unimodal'
+    ]
+  out = {'parameters': {'value': sum(parameters)}}
+  if math.isfinite(sum(seconds)):
+    out['training_seconds'] = {'value': round(sum(seconds), 2)}
+  if 'seconds_per_sample' in record:
+    out['seconds_per_sample'] = record['seconds_per_sample']
   return out
 
 

@@ -200,10 +200,12 @@ def test_the_page_of_a_study(tmp_path):
   ):  # fmt: skip
     assert title in page.text
   pictures = [link for link in page.links if link.startswith('data:image/png')]
-  assert len(pictures) == 3
+  # Three of curves, and the trade-off.
+  assert len(pictures) == 4
   assert all(link.startswith(('data:', '#')) for link in page.links)
   # Without such rows there are no such sections.
-  page = _Page(write_study_report(path, 'x', some_lines()).read_text())
+  lines = [each for each in some_lines() if each['row'] != 'rae_s0']
+  page = _Page(write_study_report(path, 'x', lines).read_text())
   assert 'Paired tuples' not in page.text and 'Number of modalities' not in page.text
   assert not any(link.startswith('data:image/png') for link in page.links)
   assert 'No row is finished yet' in write_study_report(path, 'x', []).read_text()
@@ -229,6 +231,39 @@ def test_one_begins_the_curve_of_all_kinds_of_unpaired_tuples():
     ('SBM-VAE, unpaired left out', 0.2), ('SBM-VAE, unpaired left out', 1.0),
     ('SBM-VAE, unpaired used', 0.2), ('SBM-VAE, unpaired used', 1.0),
   ]  # fmt: skip
+  assert {e.columns.get('paired') for _, x, e in points if x == 1} == {None}
+  # One that was trained as the others were is preferred.
+  lines.append(paired(1.0, paired='100 %', unpaired='-') | {'row': 'all'})
+  points = study_page._paired_points(tables.entries(lines))
+  assert len(points) == 4
+  assert {e.columns['paired'] for _, x, e in points if x == 1} == {'100 %'}
+
+
+@pytest.mark.parametrize(
+  'points, front',
+  [
+    ([(0.9, 20.0), (0.8, 10.0), (0.7, 15.0)], [(0.9, 20.0), (0.8, 10.0)]),
+    ([(0.9, 5.0), (0.9, 6.0), (0.8, 5.0)], [(0.9, 5.0)]),
+    ([(0.5, 1.0)], [(0.5, 1.0)]),
+  ],
+)
+def test_nothing_beats_the_front_in_both(points, front):
+  # Coherence is better high, the distance low.
+  assert numbers.pareto_front(points) == front
+
+
+def test_methods_are_set_against_each_other(tmp_path):
+  lines = some_lines()
+  lines += [
+    line('coherence', 0.9, 3, row='x_s0', columns={'group': 'methods', 'method': 'X'}),
+    line('frechet', 9.0, 3, row='x_s0', columns={'group': 'methods', 'method': 'X'}),
+  ]
+  title = 'Coherence against quality'
+  page = write_study_report(tmp_path / 'a.html', 'x', lines).read_text()
+  assert title in page and page.count('data:image/png') == 1
+  # A distance that is not finite is no point, and one point is no comparison.
+  alone = [each for each in lines if each['row'] != 'x_s0' and each.get('num_given')]
+  assert title not in write_study_report(tmp_path / 'a.html', 'x', alone).read_text()
 
 
 def test_the_report_of_a_run_shows_quality_against_cost(tmp_path):
@@ -565,7 +600,8 @@ def test_results_hold_the_averages_of_all_rows(finished_study):
     ('coherence', 1, 'default'), ('joint_coherence', 0, 'default'),
     ('frechet', 0, 'default'), ('frechet', 1, 'heun'), ('joint_coherence', 0, 'heun'),
     ('classifier_accuracy', None, None), ('reconstruction', None, None),
-    ('train_seconds', None, None), ('parameters', None, None),
+    ('training_seconds', None, None), ('parameters', None, None),
+    ('seconds_per_sample', None, None),
   ):  # fmt: skip
     assert wanted in measured
   raw = read_results(work / 'one' / 'results.jsonl')

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from mmsbm.report import numbers
@@ -24,6 +25,7 @@ SERIES = (
   '#2a9aa5', '#c04a7b', '#6b7785', '#8c6a4f', '#7fa32b',
 )  # fmt: skip
 DASHES = ('-', '--', ':')
+MARKERS = ('o', 's', '^', 'D', 'v')
 
 STYLE = {
   'font.size': 9.5,
@@ -135,6 +137,51 @@ def panels_of_curves(
     return _png(figure)
 
 
+def trade_offs(
+  panels: Mapping[str, Mapping[tuple[str, str], tuple[numbers.Row, numbers.Row]]],
+) -> bytes:
+  """Coherence against Fréchet distance, with the line of what nothing else beats.
+
+  Args:
+    panels: title -> (method, way of sampling) -> (row of the coherence, row of the
+      distance). A method has one colour, a way of sampling one marker.
+  """
+  methods = list(dict.fromkeys(m for points in panels.values() for m, _ in points))
+  ways = list(dict.fromkeys(w for points in panels.values() for _, w in points))
+  colour = dict(zip(methods, colours(len(methods)), strict=True))
+  marker = {way: MARKERS[i % len(MARKERS)] for i, way in enumerate(ways)}
+  with matplotlib.rc_context(STYLE):
+    height = 3.4 + 0.19 * max(len(methods), len(ways))
+    figure, frames = _axes(
+      len(panels), columns=len(panels), width=3.7 * len(panels), height=height
+    )
+    for axes, (title, points) in zip(frames, panels.items(), strict=True):
+      for (method, way), (x, y) in points.items():
+        axes.errorbar(
+          x['value'], y['value'],
+          xerr=np.nan_to_num(_number(x.get('stderr'))),
+          yerr=np.nan_to_num(_number(y.get('stderr'))),
+          marker=marker[way], color=colour[method], markersize=6, capsize=2,
+          linewidth=1,
+        )  # fmt: skip
+      front = numbers.pareto_front(
+        [(x['value'], y['value']) for x, y in points.values()]
+      )
+      axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=0.9, zorder=1)
+      _logarithmic_if_wide(axes, np.array([y['value'] for _, y in points.values()]))
+      axes.set_title(title)
+      axes.set_xlabel('coherence')
+    frames[0].set_ylabel('Fréchet distance')
+    handles = [Line2D([], [], color=colour[m], linewidth=4) for m in methods]
+    figure.legend(handles, methods, loc='outside lower left', ncols=1)
+    if len(ways) > 1:
+      handles = [
+        Line2D([], [], color=INK, marker=marker[w], linestyle='') for w in ways
+      ]
+      figure.legend(handles, ways, loc='outside lower right', ncols=1)
+    return _png(figure)
+
+
 def _apart(values: Sequence[float], share: float = 0.09) -> list[float]:
   """Positive values that are apart on a logarithmic axis; frequent ones first."""
   kept = []
@@ -216,11 +263,7 @@ def training(
           marker='.' if len(values) == 1 else None,
         )  # fmt: skip
       values = np.concatenate(shown) if shown else np.ones(1)
-      if values.min() > 0 and values.max() > 3 * values.min():
-        axes.set_yscale('log')
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+      _logarithmic_if_wide(axes, values)
       axes.set_title(title)
       axes.set_xlabel('step')
       axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -254,6 +297,16 @@ def _axes(count, *, width, height, columns=1):
   FigureCanvasAgg(figure)
   rows = -(-count // columns)
   return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+
+
+def _logarithmic_if_wide(axes, values: np.ndarray) -> None:
+  """Makes the y axis logarithmic if positive values span more than a factor of 3."""
+  if values.min() <= 0 or values.max() <= 3 * values.min():
+    return
+  axes.set_yscale('log')
+  axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+  axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _number(value) -> float:

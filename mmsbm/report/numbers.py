@@ -251,10 +251,11 @@ def measure(row: Row, total: int) -> tuple[str, int | str | None, str | None]:
 
   Args:
     row: for which `is_average`.
-    total: number of modalities M; M - 1 observed ones are called 'rest'.
+    total: number of modalities M; M - 1 observed ones are called 'rest', M 'all'.
   """
   count = row.get('num_given')
-  return row['metric'], 'rest' if count == total - 1 else count, row.get('features')
+  count = {total - 1: 'rest', total: 'all'}.get(count, count)
+  return row['metric'], count, row.get('features')
 
 
 def short(described: str) -> str:
@@ -303,3 +304,25 @@ def quality_curves(
     if lines:
       panels[title] = lines
   return panels
+
+
+# Panels of the trade-off: title -> what `measure` gives of coherence and of quality,
+# but for the features.
+TRADE_OFFS = {
+  'given one modality': (('coherence', 1), ('frechet', 1)),
+  'given the rest': (('coherence', 'rest'), ('frechet', 'rest')),
+  'given nothing': (('joint_coherence', 0), ('frechet', 0)),
+}
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+  """The points (x, y) than which no other has both a larger x and a smaller y.
+
+  Returns:
+    In the order of falling x, and so of falling y; equal points once.
+  """
+  front: list[tuple[float, float]] = []
+  for x, y in sorted(set(points), key=lambda p: (-p[0], p[1])):
+    if not front or y < front[-1][1]:
+      front.append((x, y))
+  return front

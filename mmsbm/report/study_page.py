@@ -23,10 +23,11 @@ def write_study_report(
   default = [e for e in found if e.first.get('setup') == 'default']
   sections = [
     ('Quality', _table(tables.generation_table(lines)) if found else _NOTHING),
+    ('Coherence against quality', _trade_offs(found)),
     (
       'Quality against network evaluations',
       _curves(
-        [(f'{e.run()}, {numbers.family(e.first)}', e.nfe, e) for e in found if e.nfe],
+        [(f'{e.run()}, {_way(e)}', e.nfe, e) for e in found if e.nfe],
         'network evaluations per sample',
       ),
     ),
@@ -50,6 +51,8 @@ def write_study_report(
   return path
 
 
+# The group whose entries are compared with each other.
+METHODS = 'methods'
 _NOTHING = markup.missing('No row is finished yet.')
 
 
@@ -63,6 +66,56 @@ def _paired_points(found: Sequence[Entry]) -> list[tuple[str, float, Entry]]:
       points.append((name, fraction, entry))
       points += [(name, 1.0, e) for e in found if e.run() == alone]
   return points
+
+
+def _paired_points(found: Sequence[Entry]) -> list[tuple[str, float, Entry]]:
+  """Points of the curves; one with all pairs known ends all curves of its name.
+
+  If the study has none in its column `paired`, which is trained as the others are, it
+  is the one that says nothing of pairs.
+  """
+  whole: dict[str, Entry] = {}
+  for entry in sorted(found, key=lambda e: 'paired' not in e.columns):
+    if entry.first['paired_fraction'] == 1:
+      whole.setdefault(entry.run('paired', 'unpaired'), entry)
+  points, ended = [], set()
+  for entry in found:
+    name, fraction = entry.run('paired'), entry.first['paired_fraction']
+    if fraction == 1:
+      continue
+    points.append((name, fraction, entry))
+    end = whole.get(entry.run('paired', 'unpaired'))
+    if end and name not in ended:
+      points.append((name, 1.0, end))
+      ended.add(name)
+  return points
+
+
+def _trade_offs(found: Sequence[Entry]) -> str:
+  """The methods, each as it is sampled from; nothing if there is only one."""
+  methods = [e for e in found if e.columns.get('group', METHODS) == METHODS]
+  panels = {}
+  for title, measures in numbers.TRADE_OFFS.items():
+    features = next(
+      (m[2] for e in methods for m in e.cells if m[:2] == measures[1]), None
+    )
+    points = {}
+    for entry in methods:
+      cells = [
+        entry.cell((*measure, kind))
+        for measure, kind in zip(measures, (None, features), strict=True)
+      ]
+      if all(cell and numbers.is_finite(cell['value']) for cell in cells):
+        points[entry.run(), entry.columns.get('sampler', '')] = tuple(cells)
+    if len(points) > 1:
+      panels[title] = points
+  if not panels:
+    return ''
+  caption = (
+    'Better is to the right and below; bars are standard errors. Along the line '
+    'nothing is better in both. Given nothing the coherence is the joint one.'
+  )
+  return markup.plot(figures.trade_offs(panels), caption)
 
 
 def _curves(points: Sequence[tuple[str, float, Entry]], xlabel: str) -> str:
@@ -81,6 +134,17 @@ def _curves(points: Sequence[tuple[str, float, Entry]], xlabel: str) -> str:
     'but one are observed. Of the Fréchet distance, low is good.'
   )
   return markup.plot(figures.panels_of_curves(panels, xlabel=xlabel), caption)
+
+
+def _way(entry: Entry) -> str:
+  """How samples were drawn, but for the number of steps."""
+  sampler = entry.first['columns'].get('sampler')
+  if sampler is None:
+    return numbers.family(entry.first)
+  rest = [
+    entry.columns[key] for key in ('conditioning', 'guidance') if key in entry.columns
+  ]
+  return ', '.join([sampler, *rest])
 
 
 def _table(table: Table) -> str:

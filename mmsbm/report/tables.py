@@ -232,14 +232,17 @@ def generation_table(lines: Sequence[Row]) -> Table:
 
 
 def network_table(lines: Sequence[Row]) -> Table:
-  """Every run: the judge, the autoencoders, and the cost of the score model."""
+  """Every run: the judge, the autoencoders, the latents, and what it costs."""
   measured = [
     ('classifier accuracy', ('classifier_accuracy', None, None)),
     ('reconstruction', ('reconstruction', None, None)),
     ('log density of the latents', ('latent_log_likelihood', 0, None)),
     ('bound on the log-likelihood', ('joint_log_likelihood_bound', None, None)),
-    ('parameters of the score model', ('parameters', None, None)),
-    ('seconds to train it', ('train_seconds', None, None)),
+    ('linear probe of one modality', ('latent_accuracy', 1, None)),
+    ('linear probe of all', ('latent_accuracy', 'all', None)),
+    ('parameters', ('parameters', None, None)),
+    ('seconds to train', ('training_seconds', None, None)),
+    ('seconds per sample', ('seconds_per_sample', None, None)),
   ]
   return _table(entries(lines, generated=False), measured, generated=False)
 
