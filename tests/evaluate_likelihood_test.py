@@ -115,6 +115,7 @@ class FakeExperiment:
         'split': 'test',
         'num_examples': NUM,
         'max_subsets': 10,
+        'linear_probe': 0,
         'compare_all_given': False,
         'num_given': (),
         'seed': 4,

@@ -85,6 +85,10 @@ class Fake:
   def reconstruct(self, variables, keys, codes):
     return self.decode(variables, keys, codes)
 
+  def mean_latents(self, variables, keys, codes, observed):
+    seen = observed & (jnp.arange(3) == 0) if self.kind == 'first' else observed
+    return jnp.where(seen, codes, 0.0)
+
   def sample_latents(self, variables, keys, z, observed, setup):
     def one(key):
       return jax.random.randint(key, (3,), 0, CLASSES)
@@ -137,6 +141,7 @@ class FakeExperiment:
         'chunk_size': 100,
         'compare_all_given': False,
         'num_given': (),
+        'linear_probe': 0,
         'precision_recall': False,
         'inception_weights': '',
         'likelihood': {'num_examples': 0},
@@ -282,6 +287,26 @@ def test_only_complete_examples_are_counted(tmp_path):
 def test_as_many_examples_as_asked_for(tmp_path):
   got = measure(tmp_path, 'perfect', num=130, num_present=130, num_examples=77)
   assert {r['n'] for r in got} == {77}
+
+
+def test_a_linear_probe_of_every_number_of_modalities(tmp_path):
+  """The latents of the model that looks at a only say nothing of the others."""
+  got = measure(tmp_path, 'first', num=300, num_present=290, linear_probe=120)
+  probed = [r for r in got if r['metric'] == 'latent_accuracy']
+  assert {r['num_train'] for r in probed} == {120} and {r['n'] for r in probed} == {290}
+  assert not any('setup' in r for r in probed)
+  single = {tuple(r['given']): r['value'] for r in probed if r['given'] != 'mean'}
+  assert len(single) == 7
+  mean = {r['num_given']: r['value'] for r in probed if r['given'] == 'mean'}
+  for k in (1, 2, 3):
+    own = [value for given, value in single.items() if len(given) == k]
+    np.testing.assert_allclose(mean[k], np.mean(own))
+  label = FakeExperiment(tmp_path, num=300).dataset.splits['test'].labels[:290]
+  frequent = np.bincount(label).max() / 290
+  for given, value in single.items():
+    # One pixel orders the classes, which a linear classifier tells apart in part.
+    assert value > 0.4 if 'a' in given else value <= frequent
+  assert not values(measure(tmp_path / 'b', 'first', num=30), 'latent_accuracy')
 
 
 @pytest.fixture

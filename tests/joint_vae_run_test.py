@@ -46,9 +46,14 @@ def test_what_it_measures(folder):
   given = {(r['setup'], r['nfe']) for r in rows if r['metric'] == 'f1'}
   assert given == {('default', 10)}
   assert {r['model'] for r in rows} == {'diff_mvae'}
+  probed = [r['num_given'] for r in rows if r['metric'] == 'latent_accuracy']
+  assert sorted(set(probed)) == [1, 2]
   page = (folder / 'report' / 'index.html').read_text()
   assert 'diff_mvae' in page and page.count('data:image/png') >= 5
-  assert 'joint' in json.loads((folder / 'run.json').read_text())['parameters']
+  record = json.loads((folder / 'run.json').read_text())
+  assert 'joint' in record['parameters']
+  speed = record['seconds_per_sample']
+  assert 0 < speed['stderr'] < speed['value'] < 1
 
 
 def test_the_latents_that_the_score_model_learns(folder, run):

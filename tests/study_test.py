@@ -449,17 +449,13 @@ def test_commands_hold_no_paths_of_the_machine(tmp_path):
 # --- the definition of the README's table -------------------------------------
 
 
-@pytest.mark.parametrize('data', ['digits', 'polymnist'])
-@pytest.mark.parametrize('smoke', [True, False])
-def test_any_to_any_can_be_built(data, smoke, tmp_path):
-  """Every row and setup, without data; evaluations as their names promise."""
-  from configs.studies import any_to_any
+def built(rows, folder):
+  """(row, config, experiment) of the rows of a study; nothing is computed."""
   from mmsbm.experiment import Experiment
 
-  rows = any_to_any.get_study(f'data={data},seeds=1' + ',smoke' * smoke)
   columns = [tuple(row.columns.items()) for row in rows]
   assert len(set(columns)) == len(columns)
-  made = study.Study('x', tmp_path, (), tuple(rows))
+  made = study.Study('x', folder, (), tuple(rows))
   for row in rows:
     made.fingerprint(row)
     config = study._load(row.config, 'get_config')
@@ -472,19 +468,62 @@ def test_any_to_any_can_be_built(data, smoke, tmp_path):
       node[last] = (
         ml_collections.ConfigDict(value) if isinstance(value, dict) else value
       )
-    experiment = Experiment(config.to_dict(), tmp_path / row.name)
-    model = experiment.model
-    assert set(experiment.setups) == {'default', *row.overrides['compare']}
+    experiment = Experiment(config.to_dict(), folder / row.name)
     assert set(row.setup_columns) <= set(experiment.setups)
     for name in experiment.setups:
       if 'score' in config.stages:
         experiment._check_setup(name)
+    yield row, config, experiment
+
+
+@pytest.mark.parametrize('data', ['digits', 'polymnist'])
+@pytest.mark.parametrize('smoke', [True, False])
+def test_any_to_any_can_be_built(data, smoke, tmp_path):
+  """Every row and setup; evaluations as their names promise."""
+  from configs.studies import any_to_any
+
+  rows = any_to_any.get_study(f'data={data},seeds=1' + ',smoke' * smoke)
+  for row, _, experiment in built(rows, tmp_path):
+    assert set(experiment.setups) == {'default', *row.overrides['compare']}
+    for name in experiment.setups:
       solver, _, number = name.rpartition('_')
       if solver in any_to_any.SOLVERS and row.name == 'vae_s0':
-        nfe = model.num_evaluations(name, 0)
+        nfe = experiment.model.num_evaluations(name, 0)
         assert nfe in (int(number), int(number) - 1)
         if solver not in ('heun', 'pc'):
           assert nfe == int(number)
+
+
+@pytest.mark.parametrize('data', ['digits', 'polymnist,smoke'])
+def test_the_study_of_methods_can_be_built(data, tmp_path):
+  """All methods, judged by one classifier; each latent drawn in every way."""
+  from configs import common
+  from configs.studies import methods
+
+  rows = methods.get_study(f'data={data},seeds=1')
+  seen = {}
+  for row, config, experiment in built(rows, tmp_path):
+    if row.mode == 'train':
+      continue
+    assert row.pretrained == 'ae_s0'
+    assert 'classifier' in experiment.pretrained_stages
+    shares = 'unimodal' in experiment.pretrained_stages
+    assert shares == (config.method == 'sbm_vae')
+    assert 'joint' not in experiment.pretrained_stages
+    drawn = {name: row.setup_columns[name]['sampler'] for name in experiment.setups}
+    if config.method in common.JOINT_METHODS:
+      assert sorted(drawn.values()) == sorted(methods.SAMPLERS.values())
+      for name, sampler in drawn.items():
+        kind = type(experiment.setups[name].sampler).__name__
+        assert kind == {
+          'prior': 'Prior', 'Gaussian mixture': 'GaussianMixture',
+        }.get(sampler, 'DPMSolver')  # fmt: skip
+      seen.setdefault(config.method, set()).add(type(experiment.joint.objective))
+    else:
+      assert drawn == {'default': 'default'}
+      seen[config.method] = None
+  assert set(seen) == set(common.METHODS)
+  assert len(seen['diff_mvae']) == 2
 
 
 # --- running ------------------------------------------------------------------

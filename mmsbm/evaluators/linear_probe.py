@@ -21,8 +21,8 @@ def linear_probe(
   from sklearn.linear_model import LogisticRegression
 
   mean, std = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
-  # A dimension that is constant says nothing.
-  std = np.where(std > 1e-6 * max(std.max(), 1e-6), std, np.inf)
+  # A dimension that is constant, but for rounding, says nothing.
+  std = np.where(std > 1e-6 * np.abs(mean), std, np.inf)
   classes = np.unique(train_label)
   if len(classes) == 1:
     return np.full(len(test), classes[0])

@@ -1,0 +1,87 @@
+"""All methods with one protocol: same data, encoders, optimiser, seeds and judge.
+
+  python -m mmsbm.study --study=configs/studies/methods.py:data=digits \
+    --workdir=runs/studies/methods_digits --results=launch/results/methods_digits.jsonl
+
+Arguments:
+  data: digits (4 modalities), or polymnist (5, preset=cpu).
+  seeds: of the training; 3 for digits and 1 for polymnist by default.
+  smoke: every row in seconds; its numbers mean nothing.
+"""
+
+from configs import common
+from configs.studies import Row
+
+# File, its arguments, and seeds.
+CONFIGS = {
+  'digits': ('configs/digits.py', dict(modalities=4), 3),
+  'polymnist': ('configs/polymnist.py', dict(preset='cpu', modalities=5), 1),
+}
+NAMES = {
+  'sbm_vae': 'SBM-VAE',
+  'sbm_rae': 'SBM-RAE',
+  'mld': 'MLD',
+  'mvae': 'MVAE',
+  'mmvae': 'MMVAE',
+  'mopoe': 'MoPoE',
+  'mmjsd': 'mmJSD',
+  'mvtcae': 'MVTCAE',
+  'mmvaeplus': 'MMVAE+',
+  'diff_mvae': 'Diff-MVAE',
+}
+# What the table calls the ways to draw a latent from nothing.
+SAMPLERS = {'prior': 'prior', 'mixture': 'Gaussian mixture', 'score': 'score model'}
+# Training examples of linear classifiers of the latents.
+PROBE = {'evaluate.linear_probe': 1_000}
+
+
+def get_study(arg=None):
+  arg = common.parse_arg(arg, data='digits', seeds=0, smoke=False)
+  common.choose('data', arg.data, CONFIGS)
+  seeds = arg.seeds or CONFIGS[arg.data][2]
+  return [row for seed in range(seeds) for row in rows_of_seed(arg, seed)]
+
+
+def rows_of_seed(arg, seed):
+  path, arguments, _ = CONFIGS[arg.data]
+
+  def row(name, method, columns=None, **kw):
+    config_arguments = arguments | dict(method=method)
+    text = ','.join(f'{key}={value}' for key, value in config_arguments.items())
+    return Row(
+      name=f'{name}_s{seed}',
+      seed=seed,
+      config=f'{path}:{text}' + ',smoke' * arg.smoke,
+      columns={'group': 'methods', **(columns or {'method': NAMES[method]})},
+      **kw,
+    )
+
+  yield row(
+    'ae', 'sbm_vae', {'group': 'autoencoders'}, mode='train',
+    overrides=dict(stages=('classifier', 'unimodal')),
+  )  # fmt: skip
+  # The classifier of all; of SBM-VAE also the autoencoders.
+  judged = dict(pretrained=f'ae_s{seed}')
+  own = dict(pretrained_stages=('classifier',))
+  for method in common.SCORE_METHODS:
+    yield row(
+      method, method, **judged,
+      overrides=PROBE | dict(compare={}) | (own if method != 'sbm_vae' else {}),
+      setup_columns={'default': {'sampler': 'default', 'guidance': 'default'}},
+    )  # fmt: skip
+  for method in common.JOINT_METHODS:
+    # The score model is a part of Diff-MVAE, and the prior of the others.
+    default = 'score' if method == 'diff_mvae' else 'prior'
+    sampled = {
+      'default' if setup == default else setup: {'sampler': name}
+      for setup, name in SAMPLERS.items()
+    }
+    kw = dict(**judged, setup_columns=sampled)
+    yield row(method, method, overrides=PROBE | own, **kw)
+    if method == 'diff_mvae':
+      # As in the first version of arXiv 2408.16883.
+      product = {'joint.objective': dict(name='mvae', beta=1.0)}
+      yield row(
+        'diff_mvae_poe', method, {'method': 'Diff-MVAE, product of experts'},
+        overrides=PROBE | own | product, **kw,
+      )  # fmt: skip
