@@ -176,6 +176,9 @@ def _headline(run: RunFolder) -> str:
     if 0 in rows:
       name = _frechet_name(features)
       lines.append((f'{name}, unconditional, mean over modalities', rows[0]))
+  probed = numbers.latest(results.of('latent_accuracy', num_given=total), given='mean')
+  if probed:
+    lines.append(('Linear classifier of the latents of all modalities', probed))
   body = []
   for title, row in lines:
     if row is None:
@@ -216,6 +219,7 @@ def _what_was_run(run: RunFolder) -> str:
     ('Parameters', _count_list(_by_group(parameters, sum), total=True)),
     ('Steps trained', _count_list(_by_group(steps, max))),
     ('Total time', numbers.format_seconds(sum(timings.values())) if timings else None),
+    ('Time per sample', _milliseconds(record.get('seconds_per_sample'))),
     ('Devices', numbers.describe(record.get('devices'))),
     ('Versions', numbers.describe(record.get('versions'))),
     ('Git commit', record.get('git_commit')),
@@ -231,6 +235,13 @@ def _what_was_run(run: RunFolder) -> str:
   if command:
     lines.append(f'<dt>Command</dt><dd><code>{markup.escape(command)}</code></dd>')
   return f'<dl>{"".join(lines)}</dl>'
+
+
+def _milliseconds(measured: Mapping[str, Any] | None) -> str | None:
+  if not measured:
+    return None
+  value, stderr = (1e3 * measured[key] for key in ('value', 'stderr'))
+  return f'{numbers.format_number(value, stderr)} ms, in chunks of {measured["n"]}'
 
 
 def _timings(record) -> dict[str, float]:
