@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -11,6 +12,17 @@ import warnings
 import pytest
 
 COMPILED = 'JAX_COMPILATION_CACHE_DIR'
+# Most of the time goes to compilation of small programs, which these halve.
+FAST_COMPILATION = (
+  '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
+)
+
+
+def accepted(flags):
+  """Whether XLA knows its flags: it ends a process that gives it others."""
+  command = [sys.executable, '-c', 'import jax; jax.devices()']
+  env = os.environ | {'XLA_FLAGS': flags}
+  return not subprocess.run(command, env=env, capture_output=True).returncode
 
 
 def pytest_configure(config):
@@ -21,8 +33,9 @@ def pytest_configure(config):
     os.environ[COMPILED] = folder
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
-  # Most of the time goes to compilation.
   os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+  if 'XLA_FLAGS' not in os.environ and accepted(FAST_COMPILATION):
+    os.environ['XLA_FLAGS'] = FAST_COMPILATION
 
 
 @pytest.fixture

@@ -401,7 +401,8 @@ def on_four_devices(workdir, expression):
     f'workdir = {str(workdir)!r}\n'
     f'{expression}\n'
   )
-  env = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
+  flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=4'
+  env = os.environ | {'XLA_FLAGS': flags}
   env['JAX_PLATFORMS'] = 'cpu'
   done = subprocess.run(
     [sys.executable, '-c', code], cwd=ROOT, env=env, capture_output=True, text=True
