@@ -20,7 +20,7 @@ another kind. What a kind expects:
 
 Arguments, e.g. --config=configs/arrays.py:method=sbm_rae,modalities=2:
   method: sbm_vae, sbm_rae, mld (multi-modal latent diffusion), or a joint VAE: mvae,
-    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus, diff_mvae.
+    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus, hoelder, diff_mvae.
   modalities: 2 to 4, how many of those below.
   preset: default.
   smoke: the whole pipeline on the stand-in in under a minute.

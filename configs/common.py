@@ -122,7 +122,7 @@ def cache_dir() -> str:
 # A latent for each modality under one score model, or one latent for all.
 SCORE_METHODS = ('sbm_vae', 'sbm_rae', 'mld')
 JOINT_METHODS = (
-  'mvae', 'mmvae', 'mopoe', 'mmjsd', 'mvtcae', 'mmvaeplus', 'diff_mvae',
+  'mvae', 'mmvae', 'mopoe', 'mmjsd', 'mvtcae', 'mmvaeplus', 'hoelder', 'diff_mvae',
 )  # fmt: skip
 METHODS = (*SCORE_METHODS, *JOINT_METHODS)
 
@@ -265,6 +265,7 @@ def joint_vae(
       'diff_mvae': dict(name='mopoe', beta=1.0),
       'mmjsd': dict(name='mmjsd', beta=1.0),
       'mvtcae': dict(name='mvtcae', beta=1.0, alpha=0.9),
+      'hoelder': dict(name='hoelder', beta=1.0),
       'mmvaeplus': dict(name='mmvaeplus', beta=1.0, num_samples=1, estimator='elbo'),
     }[method],
     family='laplace' if method in ('mmvae', 'mmvaeplus') else 'normal',

@@ -4,7 +4,7 @@
 
 Arguments, e.g. --config=configs/digits.py:method=sbm_rae,modalities=3,smoke:
   method: sbm_vae, sbm_rae, mld (multi-modal latent diffusion), or a joint VAE: mvae,
-    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus, diff_mvae.
+    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus, hoelder, diff_mvae.
   modalities: 2 to 50; from 11 on the photographs return in other colours.
   smoke: the whole pipeline in under a minute; its numbers mean nothing.
 """

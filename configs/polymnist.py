@@ -6,7 +6,7 @@
 
 Arguments, e.g. --config=configs/polymnist.py:preset=cpu,modalities=5:
   method: sbm_vae, sbm_rae, mld (multi-modal latent diffusion), or a joint VAE: mvae,
-    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus, diff_mvae.
+    mmvae, mopoe, mmjsd, mvtcae, mmvaeplus, hoelder, diff_mvae.
   modalities: 5 or 10; other numbers up to 10 work too.
   preset: 'default' for an accelerator, 'cpu' for half an hour on two cores, 'paper'
     for the networks, losses, schedules and sampler of arXiv 2305.15708 as published.

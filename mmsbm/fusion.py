@@ -5,6 +5,8 @@ boolean array, a row of its own for every example; what absent ones hold is of n
 influence. A product with no expert is the prior N(0, I).
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,43 @@ def mixture_log_prob(experts: Posterior, used: jax.Array, z: jax.Array) -> jax.A
   masked = jnp.where(none[:, None], 0.0, masked)
   mixture = jax.nn.logsumexp(masked, axis=-1) - jnp.log(number)
   return jnp.where(none, experts.prior_like(z).log_prob(z), mixture)
+
+
+def hoelder_pool(
+  experts: DiagGaussian, used: jax.Array
+) -> tuple[DiagGaussian, jax.Array]:
+  """Symmetric Hölder pooling, a density proportional to (sum_m sqrt(q_m))^2.
+
+  Of Gaussians it is a mixture (arXiv 2606.13381): of every expert, with a weight
+  proportional to 1, and of sqrt(q_i q_j) for every pair, with twice the Bhattacharyya
+  coefficient, the integral of that.
+
+  Args:
+    experts: mean and log_var [B, M, d].
+    used: [B, M] bool. Where there is none, the pool is the prior.
+
+  Returns:
+    The components, [B, C, d] with C = M (M + 1) / 2, and log weights [B, C], -inf for
+    those of experts that are not used.
+  """
+  experts = prior_where(~used, experts)
+  i, j = np.triu_indices(used.shape[-1])
+  first, second = (jax.tree.map(lambda a, k=k: a[:, k], experts) for k in (i, j))
+  precision = [jnp.exp(-each.log_var) for each in (first, second)]
+  total = precision[0] + precision[1]
+  mean = (precision[0] * first.mean + precision[1] * second.mean) / total
+  log_var = math.log(2) - jnp.log(total)
+  # The coefficient is sqrt(2 s_i s_j / (s_i^2 + s_j^2)) exp(-(m_i - m_j)^2 / 4 (s_i^2 +
+  # s_j^2)); s_i^2 s_j^2 / (s_i^2 + s_j^2) is half the variance of the component.
+  sizes = 0.25 * (first.log_var + second.log_var)
+  square = jnp.square(first.mean - second.mean)
+  overlap = 0.5 * (log_var - 2 * sizes)
+  overlap -= 0.25 * square * precision[0] * precision[1] / total
+  log_weights = overlap.sum(-1) + jnp.where(i == j, 0.0, math.log(2))
+  # With nothing, all components are the prior.
+  taken = (used[:, i] & used[:, j]) | ~used.any(-1, keepdims=True)
+  log_weights = jnp.where(taken, log_weights, -jnp.inf)
+  return DiagGaussian(mean, log_var), jax.nn.log_softmax(log_weights, axis=-1)
 
 
 def select(experts: Posterior, index: jax.Array) -> Posterior:

@@ -35,6 +35,7 @@ RUNS = (
   ('digits', 'method=mmjsd,modalities=2'),
   ('digits', 'method=mvae,modalities=2'),
   ('digits', 'method=mvtcae,modalities=2'),
+  ('digits', 'method=hoelder,modalities=2'),
 )
 
 
@@ -99,6 +100,7 @@ SLOW = {
   ('digits', 'method=mmjsd,modalities=2'),
   ('digits', 'method=mvae,modalities=2'),
   ('digits', 'method=mvtcae,modalities=2'),
+  ('digits', 'method=hoelder,modalities=2'),
   ('digits', 'method=sbm_vae,modalities=3'),
   ('digits', 'method=mld,modalities=2'),
   ('polymnist', 'method=sbm_rae,modalities=2,preset=cpu'),

@@ -13,6 +13,7 @@ from mmsbm.fusion import (
   all_subsets,
   draw_member,
   draw_subsets,
+  hoelder_pool,
   mixture_log_prob,
   prior_where,
   product_of_experts,
@@ -150,3 +151,30 @@ def test_random_members_are_uniform():
   counts = np.bincount(chosen, minlength=4)
   assert counts[1] == 0
   assert scipy.stats.chisquare(counts[[0, 2, 3]]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize('used', [(1, 1, 1), (1, 0, 1), (0, 1, 0), (0, 0, 0)])
+def test_hoelder_pool_is_the_squared_sum_of_roots(used):
+  grid = np.linspace(-8, 8, 3201)[:, None]
+  experts = DiagGaussian(EXPERTS.mean[:1, :, :1], EXPERTS.log_var[:1, :, :1])
+  pool, log_weights = hoelder_pool(experts, jnp.array([used], bool))
+  assert pool.mean.shape == (1, 6, 1)
+  each = np.exp(pool.log_prob(grid[:, None, :]))
+  density = (each * np.exp(log_weights)).sum(-1)
+  roots = np.sqrt(np.exp(experts.log_prob(grid[:, None, :])))[:, np.array(used, bool)]
+  square = roots.sum(-1) ** 2
+  if not any(used):
+    square = scipy.stats.norm.pdf(grid[:, 0])
+  np.testing.assert_allclose(density, square / (square.sum() * 0.005), atol=1e-5)
+
+
+def test_hoelder_pool_of_two_dimensions_by_hand():
+  # Variances 1 and 4 in each dimension, means that differ by 1 and 2.
+  mean = jnp.array([[[0.0, 0.0], [1.0, 2.0]]])
+  log_var = jnp.log(jnp.array([[[1.0, 1.0], [4.0, 4.0]]]))
+  pool, log_weights = hoelder_pool(DiagGaussian(mean, log_var), jnp.ones((1, 2), bool))
+  np.testing.assert_allclose(pool.mean[0, 1], [0.2, 0.4], rtol=1e-6)
+  np.testing.assert_allclose(np.exp(pool.log_var[0, 1]), 8 / 5, rtol=1e-6)
+  coefficient = (4 / 5) * np.exp(-(1 + 4) / 20)
+  weights = np.array([1, 2 * coefficient, 1])
+  np.testing.assert_allclose(np.exp(log_weights[0]), weights / weights.sum(), rtol=1e-5)

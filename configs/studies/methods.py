@@ -27,6 +27,7 @@ NAMES = {
   'mmjsd': 'mmJSD',
   'mvtcae': 'MVTCAE',
   'mmvaeplus': 'MMVAE+',
+  'hoelder': 'Hölder',
   'diff_mvae': 'Diff-MVAE',
 }
 # What the table calls the ways to draw a latent from nothing.

@@ -5,10 +5,11 @@ for what is present, and one call, compiled once, serves every pattern.
 """
 
 from mmsbm.objectives.base import Experts
-from mmsbm.objectives.mixtures import MMJSD, MMVAE, MMVAEPlus, MoPoE
+from mmsbm.objectives.mixtures import MMJSD, MMVAE, Hoelder, MMVAEPlus, MoPoE
 from mmsbm.objectives.products import MVAE, MVTCAE
 
 OBJECTIVES = {
+  'hoelder': Hoelder,
   'mmjsd': MMJSD,
   'mmvae': MMVAE,
   'mmvaeplus': MMVAEPlus,

@@ -1,4 +1,4 @@
-"""Joint VAEs whose posterior is a mixture: MoPoE, mmJSD, MMVAE and MMVAE+."""
+"""Joint VAEs whose posterior is a mixture: MoPoE, mmJSD, Hölder, MMVAE and MMVAE+."""
 
 import dataclasses
 import math
@@ -10,6 +10,7 @@ from mmsbm.fusion import (
   all_subsets,
   draw_member,
   draw_subsets,
+  hoelder_pool,
   mixture_log_prob,
   prior_where,
   product_of_experts,
@@ -136,6 +137,43 @@ class MMJSD(Mixture):
     log_p = log_likelihood(z[None], None)[0]
     kl, _ = self.divergence(experts)
     return self.beta * kl - log_p.sum(-1), terms_of(log_p, kl)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hoelder(Mixture):
+  """VAE with symmetric Hölder pooling, exactly (Vo et al., arXiv 2606.13381).
+
+    sum_c w_c E_{q_c}[-sum_m log p(x_m|z) + beta (log q(z|X) - log p(z))],
+
+  over the components c of `fusion.hoelder_pool`, whose mixture is q(z|X): the variant
+  with one shared latent. One draw of each component is decoded, M (M + 1) / 2 in all,
+  so that the gradient of the weights is exact.
+
+  Attributes:
+    beta: weight of the divergence.
+  """
+
+  beta: float = 2.5
+
+  def posterior(self, keys, experts):
+    components, log_weights = hoelder_pool(experts.shared, experts.present)
+    return select(components, jax.vmap(jax.random.categorical)(keys, log_weights))
+
+  def log_density(self, experts, z):
+    components, log_weights = hoelder_pool(experts.shared, experts.present)
+    each = components.log_prob(z[..., None, :])
+    return jax.nn.logsumexp(each + log_weights, axis=-1)
+
+  def __call__(self, key, experts, log_likelihood):
+    components, log_weights = hoelder_pool(experts.shared, experts.present)
+    z, weights = components.sample(key).swapaxes(0, 1), jnp.exp(log_weights).T
+    log_p = log_likelihood(z, None)
+    prior = experts.shared.prior_like(z).log_prob(z)
+    divergence = self.log_density(experts, z) - prior
+    some = experts.present.any(-1)
+    log_p = jnp.where(some[:, None], (weights[..., None] * log_p).sum(0), 0.0)
+    divergence = jnp.where(some, (weights * divergence).sum(0), 0.0)
+    return self.beta * divergence - log_p.sum(-1), terms_of(log_p, divergence)
 
 
 @jax.custom_vjp

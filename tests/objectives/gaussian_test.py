@@ -23,6 +23,7 @@ from mmsbm.objectives import (
   MVTCAE,
   OBJECTIVES,
   Experts,
+  Hoelder,
   MMVAEPlus,
   MoPoE,
 )
@@ -100,11 +101,12 @@ def test_product_with_the_prior_is_the_exact_posterior():
     (MVTCAE(alpha=0.0, beta=1.0), single_posteriors()),
     (MoPoE(beta=1.0), single_posteriors()),
     (MoPoE(beta=1.0, prior_expert='all'), likelihood_factors()),
+    (Hoelder(beta=1.0), single_posteriors()),
     (MMVAE(estimator='elbo', num_samples=2), single_posteriors()),
     (MMVAE(estimator='iwae', num_samples=3), single_posteriors()),
     (MMVAE(estimator='dreg', num_samples=3), single_posteriors()),
   ],
-  ids=['mvae', 'mvtcae', 'mopoe', 'mopoe_prior', 'elbo', 'iwae', 'dreg'],
+  ids=['mvae', 'mvtcae', 'mopoe', 'mopoe_prior', 'hoelder', 'elbo', 'iwae', 'dreg'],
 )
 def test_bounds_lie_below_the_likelihood_and_not_far(objective, shared):
   loss, error = mean_loss(objective, Experts(shared=shared, present=EVERYTHING))
@@ -169,6 +171,35 @@ def test_divergences_of_mvtcae_for_equal_experts():
   # A product of three equal Gaussians has a third of their variance.
   expected = 0.5 * (1 / 3 - 1 + math.log(3))
   np.testing.assert_allclose(terms['divergence'], expected, rtol=1e-5)
+
+
+def test_hoelder_trains_the_weights_of_its_components():
+  """The gradient is that of the exact bound, weights included."""
+  shared = jax.tree.map(lambda a: a[:1], single_posteriors())
+  grid = jnp.linspace(-9, 9, 4001)[:, None]
+
+  def exact(shift):
+    own = Experts(shared.replace(mean=shared.mean + shift), EVERYTHING[:1])
+    log_q = jax.vmap(lambda z: Hoelder().log_density(own, z[None]))(grid)[:, 0]
+    log_p = log_likelihood(grid[:, None], x=X[:1])[:, 0].sum(-1)
+    log_p += -0.5 * grid[:, 0] ** 2 - 0.5 * math.log(2 * math.pi)
+    return -(jnp.exp(log_q) * (log_p - log_q)).sum() * 18 / 4000
+
+  def drawn(shift, key):
+    own = Experts(shared.replace(mean=shared.mean + shift), EVERYTHING[:1])
+    fn = lambda z, w: log_likelihood(z, x=X[:1], present=True)  # noqa: E731
+    return Hoelder(beta=1.0)(key, own, fn)[0].sum()
+
+  shift = jnp.array([[[0.2], [0.5], [-0.4]]])
+  keys = jax.random.split(jax.random.key(5), 20_000)
+  values, gradients = jax.jit(jax.vmap(jax.value_and_grad(drawn), (None, 0)))(
+    shift, keys
+  )
+  error = [np.std(a, axis=0) / len(keys) ** 0.5 for a in (values, gradients)]
+  value, gradient = jax.value_and_grad(exact)(shift)
+  assert abs(values.mean() - value) < 4 * error[0]
+  assert (np.abs(gradients.mean(0) - gradient) < 4 * error[1]).all()
+  assert (np.abs(gradient) > 20 * error[1]).any()
 
 
 def test_mopoe_of_one_modality_is_its_vae():
@@ -373,5 +404,9 @@ def test_posterior_given_some(name):
   np.testing.assert_array_equal(q.log_var[0], 0.0)
   if name != 'mvae':
     np.testing.assert_allclose(q.mean[1], shared.mean[1, 1], rtol=1e-5)
+  if name == 'hoelder':
+    # One of the two, or what lies between them.
+    low, high = sorted((float(shared.mean[2, 0, 0]), float(shared.mean[2, 2, 0])))
+    assert low - 1e-6 <= float(q.mean[2, 0]) <= high + 1e-6
   if name in ('mmjsd', 'mmvae', 'mmvaeplus'):
     assert float(q.mean[2, 0]) in (float(shared.mean[2, 0, 0]), shared.mean[2, 2, 0])
