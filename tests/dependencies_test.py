@@ -72,6 +72,7 @@ ONLY_IN = {
     'data/digits.py',
     'data/backgrounds.py',
     'models/gaussian_mixture.py',
+    'evaluators/linear_probe.py',
   },
   'skimage': {'data/digits.py', 'data/backgrounds.py'},
   'matplotlib': {'report/figures.py'},

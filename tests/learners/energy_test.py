@@ -1,5 +1,7 @@
 """Energies of pairs, against densities of Gaussians and of tables."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -79,7 +81,13 @@ def trained():
     z = jax.random.normal(key, (batch, LAYOUT.total)) @ root.T
     return {'z': z, 'present': jnp.ones((batch, 3), bool)}
 
-  @jax.jit
+  # Long enough that a quick program is worth its compilation.
+  optimised = {
+    'xla_backend_optimization_level': 3,
+    'xla_llvm_disable_expensive_passes': False,
+  }
+
+  @functools.partial(jax.jit, compiler_options=optimised)
   def run(state):
     def step(state, key):
       return train_step(training, state, None, examples(key))
