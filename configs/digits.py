@@ -44,20 +44,23 @@ def get_config(arg=None):
     augment=1.0,
     seed=0,
   )
-  c.modalities = {
-    f'm{i}': dict(
-      kind='image',
-      shape=shape,
-      latent_dim=16,
-      # At this size a plain MLP reconstructs better than patch networks do, and
-      # trains three times faster on a CPU.
-      encoder=dict(name='mlp', widths=(512, 256)),
-      decoder=dict(name='mlp', widths=(256, 512)),
-      likelihood=dict(name='normal', scale=0.35),
-      judge='digit',
-    )
-    for i in range(arg.modalities)
-  }
+  # Not in alphabetical order: modality i is drawn on photograph i.
+  c.modalities = common.ordered(
+    {
+      f'm{i}': dict(
+        kind='image',
+        shape=shape,
+        latent_dim=16,
+        # At this size a plain MLP reconstructs better than patch networks do, and
+        # trains three times faster on a CPU.
+        encoder=dict(name='mlp', widths=(512, 256)),
+        decoder=dict(name='mlp', widths=(256, 512)),
+        likelihood=dict(name='normal', scale=0.35),
+        judge='digit',
+      )
+      for i in range(arg.modalities)
+    }
+  )
   c.classifier = dict(
     network=dict(name='patch', patch=4, width=64, num_layers=2, dropout=0.2),
     num_steps=1_000,

@@ -53,10 +53,12 @@ def get_config(arg=None):
 
 
 def modality_specs(arg, **spec):
-  return {
-    f'm{i}': dict(kind='image', shape=(28, 28, 3), judge='digit', **spec)
-    for i in range(arg.modalities)
-  }
+  return common.ordered(
+    {
+      f'm{i}': dict(kind='image', shape=(28, 28, 3), judge='digit', **spec)
+      for i in range(arg.modalities)
+    }
+  )
 
 
 def default(c, arg):
