@@ -202,6 +202,7 @@ class Record:
       _refuse(experiment.workdir, ['other data, or modalities in another order'])
     self.data |= {
       'data_hash': dataset.content_hash,
+      'data_samples': experiment.data_samples,
       'data_source': dataset.source,
       'num_classes': dataset.num_classes,
     }

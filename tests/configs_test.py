@@ -10,6 +10,7 @@ import pytest
 
 from configs import common
 from mmsbm.experiment import Experiment
+from mmsbm.infra.errors import UserError
 from mmsbm.main import execute
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -88,6 +89,27 @@ def test_every_config_has_every_method(name, method, tmp_path):
   assert (type(scored.sde).__name__ == 'VP') == (method == 'mld')
   assert (type(scored.parametrization).__name__ == 'Noise') == (method == 'mld')
   assert (scored.drop_probability == 0) == (method == 'mld')
+
+
+def test_a_modality_is_the_same_among_few_and_many(tmp_path):
+  few, many = (
+    Experiment(
+      _get_config('digits', f'smoke,modalities={number}').to_dict(), tmp_path
+    ).data_samples
+    for number in (4, 12)
+  )
+  assert list(many) == [f'm{i}' for i in range(12)]
+  assert few.items() <= many.items() and len(set(many.values())) == 12
+
+
+def test_autoencoders_are_of_modalities_of_that_name(smoke_run, tmp_path):
+  config = _get_config('digits', 'smoke,modalities=2').to_dict()
+  config['pretrained'] = str(smoke_run)
+  Experiment(config, tmp_path).check_pretrained()
+  # The photograph of a modality is that of its place.
+  flipped = dict(reversed(config['modalities'].items()))
+  with pytest.raises(UserError, match='other data, or modalities in another order'):
+    Experiment(config | {'modalities': flipped}, tmp_path).check_pretrained()
 
 
 # Only with -m slow: programs much like those of others or, of `digits`, the very one
