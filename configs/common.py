@@ -126,6 +126,9 @@ JOINT_METHODS = (
 )  # fmt: skip
 METHODS = (*SCORE_METHODS, *JOINT_METHODS)
 
+# Training examples of the linear classifiers of latents that methods are compared by.
+PROBE_EXAMPLES = 1_000
+
 
 def autoencoder(method: str, *, vae: dict, rae: dict) -> dict:
   """The autoencoder of a method; that of multi-modal latent diffusion is plain."""
@@ -286,7 +289,7 @@ def joint_vae(
   }
   c.sampler = dict(name='prior')
   c.decoder_sampler = dict(name='dpm_solver', num_steps=10, grid='edm')
-  c.evaluate.linear_probe = 1_000
+  c.evaluate.linear_probe = PROBE_EXAMPLES
   if method == 'diff_mvae':
     for spec in c.modalities.values():
       if spec.kind == 'image':

@@ -342,41 +342,51 @@ class Protocol:
       for (metric, features), group in groups.items()
     ]
 
-  def linear_probe(self) -> list[Row]:
-    """Accuracy of linear classifiers of latents, given every number of modalities.
+  @functools.cached_property
+  def probe_rows(self) -> np.ndarray:
+    """Training examples that a linear probe is fitted to: a random part of those that
+    have everything; none if they are what is evaluated."""
+    train = self.experiment.dataset.splits['train']
+    if self.split == 'train' or self.label is None or train.labels is None:
+      return np.zeros(0, int)
+    usable = np.asarray(train.present).all(axis=1) & (np.asarray(train.labels) >= 0)
+    order = np.random.default_rng(self.seed).permutation(np.flatnonzero(usable))
+    return np.sort(order[: self.num_probe_examples])
+
+  def linear_probe(self, counts: Sequence[int]) -> list[Row]:
+    """Accuracy of linear classifiers of latents, given `counts` modalities.
 
     The latents are those of `mean_latents`: of joint VAEs the shared one, of others
     those of all observed modalities.
     """
-    train, wanted = self.experiment.dataset.splits['train'], self.num_probe_examples
-    usable = np.asarray(train.present).all(axis=1) & (np.asarray(train.labels) >= 0)
-    order = np.random.default_rng(self.seed).permutation(np.flatnonzero(usable))
-    chosen = np.sort(order[:wanted])
-    if not len(chosen):
-      raise UserError('no training example has all modalities and a label.')
+    train, chosen = self.experiment.dataset.splits['train'], self.probe_rows
     codes = self.generator.encode(
       tuple(np.asarray(train.arrays[name][chosen]) for name in self.names)
     )
     label, rows = np.asarray(train.labels[chosen]), []
     num, key = len(self.names), fold_in_name(self.key, 'linear probe')
     shared = self.generator.model.latent_dims.get('shared')
-    for k in range(1, num + 1):
-      fields = {'num_given': k, 'num_train': len(chosen)}
-      correct = []
-      for given in coherence.choose_subsets(num, k, self.max_subsets, self.seed):
-        z = [
-          self.generator.mean_latents(
-            each, np.broadcast_to(given, (len(each), num)), key=fold_in_name(key, name)
-          )[:, :shared]
-          for name, each in (('train', codes), ('test', self.codes))
-        ]
-        hit = linear_probe.linear_probe(z[0], label, z[1]) == self.label
-        names = [name for name, g in zip(self.names, given, strict=True) if g]
-        value, stderr = coherence.clustered_mean(hit)
-        rows.append(self.row('latent_accuracy', value, stderr, given=names, **fields))
-        correct.append(hit)
-      value, stderr = coherence.clustered_mean(np.array(correct))
-      rows.append(self.row('latent_accuracy', value, stderr, given='mean', **fields))
+    with Progress('evaluate linear probe', len(counts)) as progress:
+      for done, k in enumerate(counts, start=1):
+        fields = {'num_given': k, 'num_train': len(chosen)}
+        correct = []
+        for given in coherence.choose_subsets(num, k, self.max_subsets, self.seed):
+          z = [
+            self.generator.mean_latents(
+              each,
+              np.broadcast_to(given, (len(each), num)),
+              key=fold_in_name(key, name),
+            )[:, :shared]
+            for name, each in (('train', codes), ('test', self.codes))
+          ]
+          hit = linear_probe.linear_probe(z[0], label, z[1]) == self.label
+          names = [name for name, g in zip(self.names, given, strict=True) if g]
+          value, stderr = coherence.clustered_mean(hit)
+          rows.append(self.row('latent_accuracy', value, stderr, given=names, **fields))
+          correct.append(hit)
+        value, stderr = coherence.clustered_mean(np.array(correct))
+        rows.append(self.row('latent_accuracy', value, stderr, given='mean', **fields))
+        progress.update(done)
     return rows
 
   # --- units ----------------------------------------------------------------
@@ -403,9 +413,10 @@ class Protocol:
         out[f'given_{k}{suffix}'] = Unit(functools.partial(self.given, k, setup), setup)
     for name, (measure, options) in likelihood_measurements(self).items():
       out[name] = Unit(measure, options=options)
-    if self.num_probe_examples and self.label is not None:
-      name = f'linear_probe_{self.num_probe_examples}'
-      out[name] = Unit(self.linear_probe)
+    if len(self.probe_rows):
+      counts = (*wanted, num)
+      name = '_'.join(map(str, ('linear_probe', self.num_probe_examples, *counts)))
+      out[name] = Unit(functools.partial(self.linear_probe, counts))
     return out
 
 
@@ -459,13 +470,31 @@ def make_generator(experiment: Experiment) -> tuple[Generator, dict[str, int]]:
   return generator, judge_steps | steps
 
 
-def sampling_seconds(generator: Generator) -> Row:
+def sampling_seconds(
+  experiment: Experiment, generator: Generator, known: Row | None = None
+) -> Row:
   """Seconds for one tuple of all modalities from nothing, with the run's own setup.
 
-  Of a full chunk, three times after compilation. It depends on the machine, so it
+  The mean over three chunks, after one that compiles. It depends on the machine, so it
   belongs to run.json and not to the results.
+
+  Args:
+    experiment: config and model.
+    generator: model with its variables.
+    known: what an earlier call said, which is returned if nothing has changed.
   """
-  size, key = generator.chunk_size, jax.random.key(0)
+  config = experiment.config
+  size = min(generator.chunk_size, config['evaluate']['num_examples'])
+  of = {
+    'chunk_size': size,
+    'devices': sorted(str(d.device_kind) for d in jax.devices()),
+    'setup': experiment.setup_spec('default'),
+    'decoder_sampler': config.get('decoder_sampler'),
+  }
+  of = json.loads(json.dumps(of))
+  if known and known['of'] == of:
+    return known
+  key = jax.random.key(0)
   codes = np.zeros((size, generator.model.code_dim), np.float32)
   observed = np.zeros((size, len(generator.model.modalities)), bool)
   seconds = []
@@ -478,7 +507,7 @@ def sampling_seconds(generator: Generator) -> Row:
   return {
     'value': float(measured.mean()),
     'stderr': float(measured.std(ddof=1) / len(measured) ** 0.5),
-    'n': size,
+    'of': of,
   }
 
 

@@ -404,6 +404,12 @@ class Experiment:
         f'config.joint.family={family!r}: {name} takes one of {objective.families}.'
         + nearest(family, POSTERIORS)
       )
+    most = getattr(objective, 'max_modalities', len(self.modalities))
+    if len(self.modalities) > most:
+      raise UserError(
+        f'{name} decodes a draw for every pair of modalities: {most} of them at most, '
+        f'not {len(self.modalities)}.'
+      )
     private, sizes = spec['private_dim'], {m.latent_dim for m in self.modalities}
     if len(sizes) > 1:
       raise UserError(
@@ -895,7 +901,12 @@ class Experiment:
       self._check_joint()
     for section in ('evaluate', 'sample'):
       self.split(section)
-    self._positive('evaluate', 'num_examples', 'chunk_size', 'max_subsets')
+    spec = self._positive('evaluate', 'num_examples', 'chunk_size', 'max_subsets')
+    if spec['linear_probe'] < 0:
+      raise UserError(
+        f'config.evaluate.linear_probe is {spec["linear_probe"]}; it must not be '
+        'negative.'
+      )
     num = len(self.modalities)
     for count in self.config['evaluate']['num_given']:
       if not 0 < count < num:

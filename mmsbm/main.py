@@ -270,9 +270,10 @@ def execute(config: dict[str, Any], workdir: str, mode: str, argv: Sequence[str]
       if mode in ('run', 'evaluate'):
         with record.timed('evaluate'):
           evaluate.evaluate(experiment, generator, steps)
-        if 'seconds_per_sample' not in record.data:
-          record.data['seconds_per_sample'] = evaluate.sampling_seconds(generator)
-          record.save()
+        record.data['seconds_per_sample'] = evaluate.sampling_seconds(
+          experiment, generator, record.data.get('seconds_per_sample')
+        )
+        record.save()
       if mode in ('run', 'sample'):
         with record.timed('sample'):
           sample.write_samples(experiment, generator, steps)

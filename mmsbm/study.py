@@ -26,7 +26,6 @@ import functools
 import hashlib
 import importlib.util
 import json
-import math
 import os
 import pathlib
 import re
@@ -208,6 +207,11 @@ class Study:
     for key in row.overrides:
       _check_key(config, key, row.name)
     config['data'] = {k: v for k, v in config['data'].items() if k != 'cache_dir'}
+    if not config['evaluate'].get('linear_probe'):
+      # A measurement that is not asked for; rows that are older than it stay valid.
+      config['evaluate'] = {
+        k: v for k, v in config['evaluate'].items() if k != 'linear_probe'
+      }
     overrides = {'seed': row.seed, 'pretrained': row.pretrained, **row.overrides}
     parts = [VERSION, config, overrides, self.public_settings]
     text = json.dumps(parts, sort_keys=True, default=str)
@@ -400,41 +404,53 @@ def _lines(study: Study, row) -> list[dict[str, Any]]:
     kept['value'] = each['value']
     columns = {**row.columns, **row.setup_columns.get(each.get('setup'), {})}
     out.append({'row': row.name, 'columns': columns, **kept, **common})
-  for metric, measured in _costs(folder, record).items():
-    fields = {'metric': metric, 'seed': config['seed'], **measured}
+  for metric, value in _costs(folder, record).items():
+    fields = {'metric': metric, 'value': value, 'seed': config['seed']}
     out.append({'row': row.name, 'columns': dict(row.columns), **fields, **common})
   return out
 
 
-def _costs(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, Any]:
-  """What a run costs, by metric, with the autoencoders that it took from another one.
+# What is trained to make latents and examples, and what is trained on latents.
+_PARTS = {'autoencoder': ('unimodal', 'joint'), 'latent_model': ('score', 'energy')}
 
-  The classifier, which only judges, is left out. Another run that trained the
-  autoencoders of more modalities says nothing of the time of these.
+
+def _costs(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, float]:
+  """Parameters and seconds of training of a run, those of autoencoders included.
+
+  Nothing is said of what the run of the autoencoders does not tell: of the time, if
+  that run has other modalities.
   """
-  config, other = record['config'], record
+  config, other = record['config'], None
   if config.get('pretrained'):
-    other = json.loads((folder / config['pretrained'] / 'run.json').read_text())
-  same = config['modalities'].keys() == other['config']['modalities'].keys()
+    path = pathlib.Path(os.path.expanduser(config['pretrained']))
+    # As seen from here or from the folder of the run, see `Experiment.pretrained`.
+    path = path if path.exists() else folder / path
+    with contextlib.suppress(OSError, ValueError):
+      other = json.loads((path / 'run.json').read_text())
   names = {f'unimodal/{name}' for name in config['modalities']}
-  seconds, parameters = [], []
-  for stage in config['stages']:
-    if stage == 'classifier':
-      continue
-    taken = config.get('pretrained') and stage in config['pretrained_stages']
-    source = other if taken else record
-    time_of = source['timings'].get(f'train {stage}') if same or not taken else None
-    seconds.append(math.nan if time_of is None else time_of)
-    parameters += [
-      count
-      for name, count in source['parameters'].items()
-      if name == stage or name in names and stage == 'unimodal'
-    ]
-  out = {'parameters': {'value': sum(parameters)}}
-  if math.isfinite(sum(seconds)):
-    out['training_seconds'] = {'value': round(sum(seconds), 2)}
+  out: dict[str, float] = {}
+  for part, stages in _PARTS.items():
+    seconds, parameters = [], []
+    for stage in config['stages']:
+      if stage not in stages:
+        continue
+      taken = config.get('pretrained') and stage in config['pretrained_stages']
+      source = (other if taken else record) or {'timings': {}, 'parameters': {}}
+      same = not taken or (
+        other and other['config']['modalities'].keys() == config['modalities'].keys()
+      )
+      seconds.append(source['timings'].get(f'train {stage}') if same else None)
+      parameters += [
+        count
+        for name, count in source['parameters'].items()
+        if name in (names if stage == 'unimodal' else {stage})
+      ]
+    if parameters:
+      out[f'{part}_parameters'] = sum(parameters)
+    if seconds and None not in seconds:
+      out[f'{part}_seconds'] = round(sum(seconds), 2)
   if 'seconds_per_sample' in record:
-    out['seconds_per_sample'] = record['seconds_per_sample']
+    out['seconds_per_sample'] = record['seconds_per_sample']['value']
   return out
 
 

@@ -112,6 +112,12 @@ def test_autoencoders_are_of_modalities_of_that_name(smoke_run, tmp_path):
     Experiment(config | {'modalities': flipped}, tmp_path).check_pretrained()
 
 
+def test_hoelder_pooling_is_refused_where_it_would_take_too_much(tmp_path):
+  config = _get_config('digits', 'smoke,modalities=11,method=hoelder').to_dict()
+  with pytest.raises(UserError, match='10 of them at most, not 11'):
+    Experiment(config, tmp_path).check()
+
+
 # Only with -m slow: programs much like those of others or, of `digits`, the very one
 # that other tests run; and the convolutions of `paper`, minutes of compilation.
 SLOW = {

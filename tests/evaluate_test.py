@@ -115,10 +115,12 @@ class FakeExperiment:
     present = np.ones((num, 3), bool)
     present[num_present:, 1] = False
     split = Split(dict.fromkeys(NAMES, images), present, label)
+    # Of other classes than their pictures show: who learns from them is wrong.
+    train = dataclasses.replace(split, labels=(label + 1) % CLASSES)
     self.workdir = workdir
     self.names, self.modalities = NAMES, MODALITIES
     self.dataset = MultimodalDataset(
-      NAMES, {'train': split, 'val': split, 'test': split}, CLASSES, 'hash', 'fake'
+      NAMES, {'train': train, 'val': split, 'test': split}, CLASSES, 'hash', 'fake'
     )
     self.judged_by = {'seed': 3}
     self.config = {
@@ -291,7 +293,9 @@ def test_as_many_examples_as_asked_for(tmp_path):
 
 def test_a_linear_probe_of_every_number_of_modalities(tmp_path):
   """The latents of the model that looks at a only say nothing of the others."""
-  got = measure(tmp_path, 'first', num=300, num_present=290, linear_probe=120)
+  got = measure(
+    tmp_path, 'first', num=300, num_present=290, linear_probe=120, split='val'
+  )
   probed = [r for r in got if r['metric'] == 'latent_accuracy']
   assert {r['num_train'] for r in probed} == {120} and {r['n'] for r in probed} == {290}
   assert not any('setup' in r for r in probed)
@@ -301,12 +305,33 @@ def test_a_linear_probe_of_every_number_of_modalities(tmp_path):
   for k in (1, 2, 3):
     own = [value for given, value in single.items() if len(given) == k]
     np.testing.assert_allclose(mean[k], np.mean(own))
-  label = FakeExperiment(tmp_path, num=300).dataset.splits['test'].labels[:290]
-  frequent = np.bincount(label).max() / 290
+  # Nothing is learned from what is evaluated.
+  assert max(single.values()) < 0.25
+
+
+def test_a_linear_probe_reads_what_it_was_fitted_to(tmp_path, monkeypatch):
+  splits = FakeExperiment(tmp_path, num=300).dataset.splits
+  true = dataclasses.replace(splits['train'], labels=splits['test'].labels)
+  monkeypatch.setitem(splits, 'train', true)
+  experiment = FakeExperiment(tmp_path, num=300, linear_probe=200, num_given=(1,))
+  experiment.dataset = dataclasses.replace(experiment.dataset, splits=splits)
+  got = evaluate.evaluate(experiment, make_generator('first'), {'score': 20})
+  single = {
+    tuple(r['given']): r['value']
+    for r in got
+    if r['metric'] == 'latent_accuracy' and r['given'] != 'mean'
+  }
+  assert set(single) == {('a',), ('b',), ('c',), ('a', 'b', 'c')}
   for given, value in single.items():
     # One pixel orders the classes, which a linear classifier tells apart in part.
-    assert value > 0.4 if 'a' in given else value <= frequent
-  assert not values(measure(tmp_path / 'b', 'first', num=30), 'latent_accuracy')
+    assert value > 0.4 if 'a' in given else value < 0.25
+
+
+@pytest.mark.parametrize(
+  'config', [dict(linear_probe=0), dict(linear_probe=50, split='train')]
+)
+def test_no_linear_probe_where_it_would_mean_nothing(config, tmp_path):
+  assert not values(measure(tmp_path, 'first', num=30, **config), 'latent_accuracy')
 
 
 @pytest.fixture

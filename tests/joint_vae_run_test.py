@@ -54,6 +54,7 @@ def test_what_it_measures(folder):
   assert 'joint' in record['parameters']
   speed = record['seconds_per_sample']
   assert 0 < speed['stderr'] < speed['value'] < 1
+  assert speed['of']['decoder_sampler']['num_steps'] == 10
 
 
 def test_the_latents_that_the_score_model_learns(folder, run):
@@ -123,6 +124,8 @@ def test_another_solver_of_the_decoders(folder, program):
   assert program(*arguments) == 0
   counts = {r['nfe'] for r in rows_of(folder) if 'nfe' in r}
   assert counts == {7, 3}
+  record = json.loads((folder / 'run.json').read_text())
+  assert record['seconds_per_sample']['of']['decoder_sampler']['num_steps'] == 3
   assert (folder / 'samples' / 'given_first_1.npz').read_bytes() != picture
   assert (folder / 'metrics.jsonl').read_bytes() == trained
 
@@ -143,6 +146,7 @@ COUPLED = dict(name='predictor_corrector', num_steps=2, batch_norms=True)
     ({'joint.objective.beta_': 2.0}, "'mopoe' has no argument 'beta_'"),
     ({'joint.family': 'laplace'}, 'mopoe takes one of'),
     ({'joint.private_dim': 4}, 'only mmvaeplus has one'),
+    ({'evaluate.linear_probe': -5}, 'linear_probe is -5'),
     ({'joint.likelihood_weights': {'imag': 2.0}}, "Did you mean 'image'"),
     ({'score.weighting': 'edn'}, "Did you mean 'edm'"),
     ({'score.paired_fraction': 0.5}, 'no pairs'),

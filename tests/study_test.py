@@ -5,6 +5,7 @@ import html.parser
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -211,7 +212,7 @@ def test_the_page_of_a_study(tmp_path):
   assert 'No row is finished yet' in write_study_report(path, 'x', []).read_text()
 
 
-def test_one_begins_the_curve_of_all_kinds_of_unpaired_tuples():
+def test_one_ends_the_curve_of_all_kinds_of_unpaired_tuples():
   def paired(fraction, **columns):
     columns = {'group': 'g', 'method': 'SBM-VAE'} | columns
     row = f'{fraction} {columns.get("unpaired")}'
@@ -239,6 +240,29 @@ def test_one_begins_the_curve_of_all_kinds_of_unpaired_tuples():
   assert {e.columns['paired'] for _, x, e in points if x == 1} == {'100 %'}
 
 
+def test_costs_that_are_not_known(tmp_path):
+  record = {
+    'config': {
+      'stages': ['classifier', 'unimodal', 'score'], 'modalities': {'m0': {}},
+      'pretrained': '../ae', 'pretrained_stages': ['classifier', 'unimodal'],
+    },
+    'timings': {'train score': 5.0}, 'parameters': {'score': 7},
+  }  # fmt: skip
+  own = {'latent_model_parameters': 7, 'latent_model_seconds': 5.0}
+  (tmp_path / 'one').mkdir()
+  assert study._costs(tmp_path / 'one', record) == own
+  # Of autoencoders of other modalities the time says nothing.
+  (tmp_path / 'ae').mkdir()
+  other = {
+    'config': {'modalities': {'m0': {}, 'm1': {}}},
+    'timings': {'train unimodal': 9.0},
+    'parameters': {'unimodal/m0': 11, 'unimodal/m1': 12, 'classifier/digit': 13},
+  }
+  (tmp_path / 'ae' / 'run.json').write_text(json.dumps(other))
+  costs = study._costs(tmp_path / 'one', record)
+  assert costs == own | {'autoencoder_parameters': 11}
+
+
 @pytest.mark.parametrize(
   'points, front',
   [
@@ -261,6 +285,11 @@ def test_methods_are_set_against_each_other(tmp_path):
   title = 'Coherence against quality'
   page = write_study_report(tmp_path / 'a.html', 'x', lines).read_text()
   assert title in page and page.count('data:image/png') == 1
+  # Ways of sampling that differ in their guidance only are two points.
+  guided = {'guidance': 'energy(scale=1.0)', 'setup': 'guided'}
+  more = [each | guided for each in lines if each['row'] == 'x_s0']
+  methods = tables.entries([*lines, *more])
+  assert len({(e.run(), e.sampling()) for e in methods}) == len(methods)
   # A distance that is not finite is no point, and one point is no comparison.
   alone = [each for each in lines if each['row'] != 'x_s0' and each.get('num_given')]
   assert title not in write_study_report(tmp_path / 'a.html', 'x', alone).read_text()
@@ -312,6 +341,25 @@ def test_the_table_of_the_readme_is_that_of_the_results(path):
   for each in lines:
     assert not any(os.path.isabs(v) for v in each.values() if isinstance(v, str))
     assert '=/' not in each['command'] and '=~' not in each['command']
+
+
+@pytest.mark.skipif(not RESULTS, reason='no results are committed')
+@pytest.mark.parametrize('path', RESULTS, ids=lambda path: path.stem)
+def test_the_results_are_of_the_study_as_it_is(path, tmp_path, monkeypatch):
+  """Or else the next run of the study would throw them away."""
+  monkeypatch.chdir(ROOT)
+  lines = study.read_lines(path)
+  words = dict(
+    word.lstrip('-').split('=', 1)
+    for word in shlex.split(lines[0]['command'])
+    if '=' in word
+  )
+  settings = (words['set'],) if 'set' in words else ()
+  rows = study.load_study(words['study'])
+  made = study.Study(words['study'], tmp_path, settings, tuple(rows))
+  expected = {row.name: made.fingerprint(row) for row in rows}
+  stored = {each['row']: each['definition'] for each in lines}
+  assert stored.items() <= expected.items()
 
 
 def test_tables_are_made_from_the_results_alone(tmp_path, capsys):
@@ -510,8 +558,9 @@ def test_the_study_of_methods_can_be_built(data, tmp_path):
     shares = 'unimodal' in experiment.pretrained_stages
     assert shares == (config.method == 'sbm_vae')
     assert 'joint' not in experiment.pretrained_stages
-    drawn = {name: row.setup_columns[name]['sampler'] for name in experiment.setups}
+    drawn = {name: columns['sampler'] for name, columns in row.setup_columns.items()}
     if config.method in common.JOINT_METHODS:
+      assert set(drawn) == set(experiment.setups)
       assert sorted(drawn.values()) == sorted(methods.SAMPLERS.values())
       for name, sampler in drawn.items():
         kind = type(experiment.setups[name].sampler).__name__
@@ -520,7 +569,7 @@ def test_the_study_of_methods_can_be_built(data, tmp_path):
         }.get(sampler, 'DPMSolver')  # fmt: skip
       seen.setdefault(config.method, set()).add(type(experiment.joint.objective))
     else:
-      assert drawn == {'default': 'default'}
+      assert set(experiment.setups) == {'default'}
       seen[config.method] = None
   assert set(seen) == set(common.METHODS)
   assert len(seen['diff_mvae']) == 2
@@ -639,10 +688,22 @@ def test_results_hold_the_averages_of_all_rows(finished_study):
     ('coherence', 1, 'default'), ('joint_coherence', 0, 'default'),
     ('frechet', 0, 'default'), ('frechet', 1, 'heun'), ('joint_coherence', 0, 'heun'),
     ('classifier_accuracy', None, None), ('reconstruction', None, None),
-    ('training_seconds', None, None), ('parameters', None, None),
     ('seconds_per_sample', None, None),
   ):  # fmt: skip
     assert wanted in measured
+  # Networks of this run and those that it took over, but for the classifier.
+  records = [json.loads((work / n / 'run.json').read_text()) for n in ('ae', 'one')]
+  cost = {e['metric']: e['value'] for e in ours if 'num_given' not in e}
+  parameters, times = (
+    {k: v for record in records for k, v in record[key].items()}
+    for key in ('parameters', 'timings')
+  )
+  assert cost['autoencoder_parameters'] == (
+    parameters['unimodal/m0'] + parameters['unimodal/m1']
+  )
+  assert cost['latent_model_parameters'] == parameters['score']
+  assert cost['autoencoder_seconds'] == times['train unimodal'] > 0
+  assert cost['latent_model_seconds'] == times['train score'] > 0
   raw = read_results(work / 'one' / 'results.jsonl')
   (joint,) = (
     row for row in raw

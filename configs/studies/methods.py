@@ -1,4 +1,8 @@
-"""All methods with one protocol: same data, encoders, optimiser, seeds and judge.
+"""All methods with one protocol: same data, networks, optimiser, seeds and judge.
+
+Joint VAEs have one latent, as large as those of all modalities together; what they
+decode for one training example differs: one latent (MoPoE, mmJSD, MVTCAE), one for each
+modality (MMVAE, MMVAE+), or more (MVAE, Hölder).
 
   python -m mmsbm.study --study=configs/studies/methods.py:data=digits \
     --workdir=runs/studies/methods_digits --results=launch/results/methods_digits.jsonl
@@ -32,8 +36,6 @@ NAMES = {
 }
 # What the table calls the ways to draw a latent from nothing.
 SAMPLERS = {'prior': 'prior', 'mixture': 'Gaussian mixture', 'score': 'score model'}
-# Training examples of linear classifiers of the latents.
-PROBE = {'evaluate.linear_probe': 1_000}
 
 
 def get_study(arg=None):
@@ -64,25 +66,28 @@ def rows_of_seed(arg, seed):
   # The classifier of all; of SBM-VAE also the autoencoders.
   judged = dict(pretrained=f'ae_s{seed}')
   own = dict(pretrained_stages=('classifier',))
+  probe = {'evaluate.linear_probe': common.PROBE_EXAMPLES}
   for method in common.SCORE_METHODS:
+    # Multi-modal latent diffusion has a sampler of its own.
+    named = {'default': {'sampler': 'default', 'guidance': 'default'}}
     yield row(
       method, method, **judged,
-      overrides=PROBE | dict(compare={}) | (own if method != 'sbm_vae' else {}),
-      setup_columns={'default': {'sampler': 'default', 'guidance': 'default'}},
+      overrides=probe | dict(compare={}) | (own if method != 'sbm_vae' else {}),
+      setup_columns=named if method != 'mld' else {},
     )  # fmt: skip
   for method in common.JOINT_METHODS:
-    # The score model is a part of Diff-MVAE, and the prior of the others.
+    # Diff-MVAE draws latents from its score model, the others from their prior.
     default = 'score' if method == 'diff_mvae' else 'prior'
     sampled = {
       'default' if setup == default else setup: {'sampler': name}
       for setup, name in SAMPLERS.items()
     }
     kw = dict(**judged, setup_columns=sampled)
-    yield row(method, method, overrides=PROBE | own, **kw)
+    yield row(method, method, overrides=own, **kw)
     if method == 'diff_mvae':
       # As in the first version of arXiv 2408.16883.
       product = {'joint.objective': dict(name='mvae', beta=1.0)}
       yield row(
         'diff_mvae_poe', method, {'method': 'Diff-MVAE, product of experts'},
-        overrides=PROBE | own | product, **kw,
+        overrides=own | product, **kw,
       )  # fmt: skip

@@ -8,9 +8,9 @@ def linear_probe(
 ) -> np.ndarray:
   """Fits multinomial logistic regression and predicts, [N] classes.
 
-  Dimensions are standardised with the moments of the training latents; the penalty is
-  scikit-learn's default, |w|^2 / 2 beside the summed log loss. This is how multimodal
-  VAEs are compared since arXiv 2105.02470.
+  As multimodal VAEs are compared (arXiv 2006.08242, 2105.02470), but for dimensions
+  being standardised first, with the moments of the training latents. The penalty is
+  scikit-learn's default, |w|^2 / 2 beside the summed log loss.
 
   Args:
     train: latents [K, D].

@@ -140,20 +140,23 @@ class MMJSD(Mixture):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Hoelder(Mixture):
+class Hoelder:
   """VAE with symmetric Hölder pooling, exactly (Vo et al., arXiv 2606.13381).
 
     sum_c w_c E_{q_c}[-sum_m log p(x_m|z) + beta (log q(z|X) - log p(z))],
 
   over the components c of `fusion.hoelder_pool`, whose mixture is q(z|X): the variant
   with one shared latent. One draw of each component is decoded, M (M + 1) / 2 in all,
-  so that the gradient of the weights is exact.
+  where MMVAE has M and MoPoE 1, so that the gradient of the weights is exact.
 
   Attributes:
     beta: weight of the divergence.
   """
 
   beta: float = 2.5
+
+  families = ('normal',)
+  max_modalities = 10
 
   def posterior(self, keys, experts):
     components, log_weights = hoelder_pool(experts.shared, experts.present)

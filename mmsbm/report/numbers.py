@@ -316,7 +316,9 @@ TRADE_OFFS = {
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-  """The points (x, y) than which no other has both a larger x and a smaller y.
+  """The points (x, y) that no other one equals in both and beats in one.
+
+  A large x and a small y are good.
 
   Returns:
     In the order of falling x, and so of falling y; equal points once.

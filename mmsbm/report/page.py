@@ -241,7 +241,8 @@ def _milliseconds(measured: Mapping[str, Any] | None) -> str | None:
   if not measured:
     return None
   value, stderr = (1e3 * measured[key] for key in ('value', 'stderr'))
-  return f'{numbers.format_number(value, stderr)} ms, in chunks of {measured["n"]}'
+  chunk = measured['of']['chunk_size']
+  return f'{numbers.format_number(value, stderr)} ms, in chunks of {chunk}'
 
 
 def _timings(record) -> dict[str, float]:

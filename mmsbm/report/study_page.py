@@ -57,18 +57,6 @@ _NOTHING = markup.missing('No row is finished yet.')
 
 
 def _paired_points(found: Sequence[Entry]) -> list[tuple[str, float, Entry]]:
-  """Points of the curves; one with all pairs known begins all curves of its name."""
-  points = []
-  for entry in found:
-    name, fraction = entry.run('paired'), entry.first['paired_fraction']
-    if fraction < 1:
-      alone = entry.run('paired', 'unpaired')
-      points.append((name, fraction, entry))
-      points += [(name, 1.0, e) for e in found if e.run() == alone]
-  return points
-
-
-def _paired_points(found: Sequence[Entry]) -> list[tuple[str, float, Entry]]:
   """Points of the curves; one with all pairs known ends all curves of its name.
 
   If the study has none in its column `paired`, which is trained as the others are, it
@@ -106,7 +94,7 @@ def _trade_offs(found: Sequence[Entry]) -> str:
         for measure, kind in zip(measures, (None, features), strict=True)
       ]
       if all(cell and numbers.is_finite(cell['value']) for cell in cells):
-        points[entry.run(), entry.columns.get('sampler', '')] = tuple(cells)
+        points[entry.run(), entry.sampling()] = tuple(cells)
     if len(points) > 1:
       panels[title] = points
   if not panels:

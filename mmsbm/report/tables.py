@@ -240,8 +240,10 @@ def network_table(lines: Sequence[Row]) -> Table:
     ('bound on the log-likelihood', ('joint_log_likelihood_bound', None, None)),
     ('linear probe of one modality', ('latent_accuracy', 1, None)),
     ('linear probe of all', ('latent_accuracy', 'all', None)),
-    ('parameters', ('parameters', None, None)),
-    ('seconds to train', ('training_seconds', None, None)),
+    ('parameters: autoencoders', ('autoencoder_parameters', None, None)),
+    ('parameters: models of latents', ('latent_model_parameters', None, None)),
+    ('seconds to train: autoencoders', ('autoencoder_seconds', None, None)),
+    ('seconds to train: models of latents', ('latent_model_seconds', None, None)),
     ('seconds per sample', ('seconds_per_sample', None, None)),
   ]
   return _table(entries(lines, generated=False), measured, generated=False)
