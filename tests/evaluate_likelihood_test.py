@@ -68,11 +68,13 @@ def make_generator(autoencoder='vae', condition_probability=0.5, chunk_size=8):
   }
   variables = {
     'unimodal': {
-      a.modality.name: a.init(jax.random.key(i), batch)
+      a.modality.name: jax.jit(a.init)(jax.random.key(i), batch)
       for i, a in enumerate(model.autoencoders)
     },
     # Its output is 0 at first, which has no divergence.
-    'score': jax.tree.map(lambda a: a + 0.02, score.init(jax.random.key(5), batch)),
+    'score': jax.tree.map(
+      lambda a: a + 0.02, jax.jit(score.init)(jax.random.key(5), batch)
+    ),
     'latents': {
       'mean': np.zeros(4, np.float32),
       'std': np.ones(4, np.float32),

@@ -158,7 +158,7 @@ def test_every_kind_of_modality_has_a_bound(kind, shape, likelihood):
   )
   vae = VAE(modality=modality, index=0)
   raw = np.random.default_rng(0).integers(0, 2, (5, *shape)).astype(modality.kind.dtype)
-  variables = vae.init(jax.random.key(0), {'x': {'a': raw}})
+  variables = jax.jit(vae.init)(jax.random.key(0), {'x': {'a': raw}})
   weights = vae_log_weights(vae, variables, keys(5), raw, 4)
   bound = np.asarray(importance_bound(weights))
   assert bound.shape == (5,) and np.isfinite(bound).all()

@@ -57,7 +57,7 @@ def batch(present=None, index=0):
 
 def mean_loss(learner, num=4000):
   """Mean over draws of the noise, its standard error, and the terms of one draw."""
-  variables = learner.init(jax.random.key(0), batch())
+  variables = jax.jit(learner.init)(jax.random.key(0), batch())
 
   def loss(key):
     keys = KEYS | {'noise': key}
@@ -132,7 +132,7 @@ def test_vae_equals_the_published_program():
 def test_absent_examples_do_not_count(kind, index):
   learner = AUTOENCODERS[kind](MODALITY, index)
   present = np.array([True, False, True])
-  variables = learner.init(jax.random.key(0), batch())
+  variables = jax.jit(learner.init)(jax.random.key(0), batch())
 
   def loss(variables, x, present):
     data = batch(present, index) | {'x': {'x': x}}
@@ -165,7 +165,7 @@ def test_both_halves_update_their_batch_statistics_in_training_only():
     likelihood=dict(name='normal', scale=1.0),
   )
   learner = VAE(modality, 0)
-  variables = learner.init(jax.random.key(0), batch())
+  variables = jax.jit(learner.init)(jax.random.key(0), batch())
   _, _, updated = learner.loss(variables, None, batch(), KEYS, train=True)
   assert set(updated) == {'batch_stats'}
   old, new = variables['batch_stats'], updated['batch_stats']

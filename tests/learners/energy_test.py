@@ -109,9 +109,8 @@ def test_trained_energies_are_the_log_ratio(trained, level, pair, clean):
   t[pair[0]] *= not clean
   z = np.random.default_rng(0).multivariate_normal(np.zeros(4), COV, 4000)
   z = noised(z, t, learner.sde)
-  energy = np.asarray(
-    learner.pair_energy(variables, z, jnp.broadcast_to(t, (len(z), 3)))
-  )
+  pair_energy = jax.jit(learner.pair_energy)
+  energy = np.asarray(pair_energy(variables, z, jnp.broadcast_to(t, (len(z), 3))))
   np.testing.assert_allclose(energy, energy.swapaxes(1, 2), atol=1e-5)
   energy = energy[:, pair[0], pair[1]]
   exact = negative_log_ratio(z, t, *pair, learner.sde)
@@ -125,7 +124,8 @@ def test_trained_energies_are_the_log_ratio(trained, level, pair, clean):
 def test_energies_vanish_where_noise_hides_the_latents(trained):
   learner, variables = trained
   z = 40 * np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
-  energy = np.asarray(learner.pair_energy(variables, z, jnp.ones((100, 3))))
+  pair_energy = jax.jit(learner.pair_energy)
+  energy = np.asarray(pair_energy(variables, z, jnp.ones((100, 3))))
   assert np.abs(energy[:, *np.triu_indices(3, 1)]).max() < 0.02
 
 
@@ -140,7 +140,7 @@ def test_gradients_of_the_energies_are_those_of_the_log_ratio(trained):
     times = jnp.broadcast_to(t, (len(z), 3))
     return learner.pair_energy(variables, z, times)[:, 0, 2].sum()
 
-  got = np.asarray(jax.grad(total)(jnp.asarray(z)))[:, 0]
+  got = np.asarray(jax.jit(jax.grad(total))(jnp.asarray(z)))[:, 0]
   step = np.zeros(4)
   step[0] = 1e-3
   exact = [negative_log_ratio(z + d, t, 0, 2, learner.sde) for d in (step, -step)]
@@ -165,7 +165,7 @@ def test_the_smallest_loss_is_at_the_log_ratio(rate):
     return contrastive_loss(energy, energy, jnp.asarray(joint), product, rate)
 
   exact = -np.log(joint / other)
-  gradient = jax.grad(loss)(jnp.asarray(exact, jnp.float32))
+  gradient = jax.jit(jax.grad(loss))(jnp.asarray(exact, jnp.float32))
   np.testing.assert_allclose(gradient, 0, atol=1e-6)
   assert loss(exact) < min(loss(exact + 0.2), loss(exact - 0.2), loss(-exact))
   np.testing.assert_allclose(loss(np.zeros((3, 4))), 2 * np.log(2), rtol=1e-6)
@@ -200,7 +200,7 @@ def gradients(present, paired=None):
   def loss(table):
     return learner.loss({'params': {'table': table}}, None, batch, KEYS, train=True)[0]
 
-  return np.asarray(jax.grad(loss)(jnp.zeros((rows, 3, rows))))
+  return np.asarray(jax.jit(jax.grad(loss))(jnp.zeros((rows, 3, rows))))
 
 
 def test_a_row_is_never_its_own_negative():
@@ -263,9 +263,9 @@ def test_gradients_are_finite(sde):
     'present': present,
     'paired': jnp.arange(num) % 2 == 0,
   }
-  variables = learner.init(jax.random.key(2), batch)
-  value, grads = jax.value_and_grad(
-    lambda v: learner.loss(v, None, batch, KEYS, train=True)[0]
+  variables = jax.jit(learner.init)(jax.random.key(2), batch)
+  value, grads = jax.jit(
+    jax.value_and_grad(lambda v: learner.loss(v, None, batch, KEYS, train=True)[0])
   )(variables)
   np.testing.assert_allclose(value, 2 * np.log(2), rtol=1e-5)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))

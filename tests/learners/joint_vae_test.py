@@ -44,8 +44,10 @@ RNGS = step_rngs(jax.random.key(0), 0, STREAMS)
 
 def test_the_loss_is_that_of_its_objective():
   made, data = learner(MVTCAE(alpha=0.5, beta=2.0), weights=(1.0, 3.0, 0.5)), batch()
-  variables = made.init(jax.random.key(1), data)
-  loss, terms, _ = made.loss(variables, None, data, RNGS, train=False)
+  variables = jax.jit(made.init)(jax.random.key(1), data)
+  loss, terms, _ = jax.jit(lambda v: made.loss(v, None, data, RNGS, train=False))(
+    variables
+  )
   mean, log_var = made.network.apply(
     variables, made.to_model(data['x']), method='encode'
   )
@@ -76,14 +78,14 @@ def test_absent_modalities_have_no_influence(private):
   present = np.ones((ROWS, 3), bool)
   present[2:, 1], present[0, 0], present[5] = False, False, False
   data = batch(present)
-  variables = made.init(jax.random.key(1), data)
+  variables = jax.jit(made.init)(jax.random.key(1), data)
 
   @jax.jit
   def run(variables, data):
     def fn(params):
       return made.loss({'params': params}, None, data, RNGS, train=True)[0]
 
-    return jax.value_and_grad(fn)(variables['params'])
+    return jax.jit(jax.value_and_grad(fn))(variables['params'])
 
   loss, gradients = run(variables, data)
   junk = {
@@ -121,7 +123,7 @@ def test_diffusion_decoders_are_trained_with_the_rest():
   """Their loss stands for the log-likelihood, and reaches the encoders of others."""
   made = learner(MVTCAE(alpha=0.5, beta=0.0), decoder_0=DIFFUSION, weights=(2.0, 1, 1))
   data, key = batch(), jax.random.key(1)
-  variables = made.init(key, data)
+  variables = jax.jit(made.init)(key, data)
   # Its output layer is 0 at first, and has no gradient with respect to the rest.
   moved = jax.tree.map(lambda a: a + 0.05, variables)
 
@@ -133,7 +135,7 @@ def test_diffusion_decoders_are_trained_with_the_rest():
       )
       return loss, terms
 
-    return jax.value_and_grad(fn, has_aux=True)(params)
+    return jax.jit(jax.value_and_grad(fn, has_aux=True))(params)
 
   present = np.ones((ROWS, 3), bool)
   (loss, terms), gradients = run(moved['params'], present)
@@ -163,7 +165,7 @@ def test_diffusion_decoders_are_trained_with_the_rest():
 def test_running_averages_are_kept():
   made = learner(MoPoE(), norm='batch')
   data = batch()
-  variables = made.init(jax.random.key(1), data)
+  variables = jax.jit(made.init)(jax.random.key(1), data)
   _, _, mutables = made.loss(variables, None, data, RNGS, train=True)
   moved = jax.tree.map(
     lambda a, b: bool((a != b).any()), mutables['batch_stats'], variables['batch_stats']

@@ -110,7 +110,7 @@ def test_the_loss_of_a_linear_score_is_its_closed_form(sde, present):
       {}, None, batch, KEYS | {'time': time, 'noise': noise}, train=True
     )[0]
 
-  values = jax.vmap(loss)(jax.random.split(jax.random.key(0), 40_000))
+  values = jax.jit(jax.vmap(loss))(jax.random.split(jax.random.key(0), 40_000))
   t = ((np.arange(20_000) + 0.5) / 20_000)[:, None]
   alpha, sigma = learner.sde.alpha(t), learner.sde.sigma(t)
   c = np.array(slopes)[LAYOUT.modality_of_dim]
@@ -132,7 +132,7 @@ def test_shown_and_absent_dimensions_have_no_gradient():
   def loss(variables):
     return learner.loss(variables, None, batch, KEYS, train=True)[0]
 
-  value, grad = jax.value_and_grad(loss)(variables)
+  value, grad = jax.jit(jax.value_and_grad(loss))(variables)
   key = jax.random.split(KEYS['condition'], 3)[0]
   observed = draw_observed(key, present, 0.7)
   free = LAYOUT.expand(present & ~observed)
@@ -156,8 +156,8 @@ def test_gradients_are_finite_for_every_pattern_of_presence(
   z = jax.random.normal(jax.random.key(0), (len(patterns), LAYOUT.total))
   batch = {'z': z, 'present': jnp.asarray(patterns)}
   variables = {'params': {'out': jnp.ones(z.shape)}}
-  value, grad = jax.value_and_grad(
-    lambda v: learner.loss(v, None, batch, KEYS, train=True)[0]
+  value, grad = jax.jit(
+    jax.value_and_grad(lambda v: learner.loss(v, None, batch, KEYS, train=True)[0])
   )(variables)
   assert np.isfinite(value) and np.isfinite(grad['params']['out']).all()
   empty = ~patterns.any(1)

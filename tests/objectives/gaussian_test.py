@@ -196,7 +196,7 @@ def test_hoelder_trains_the_weights_of_its_components():
     shift, keys
   )
   error = [np.std(a, axis=0) / len(keys) ** 0.5 for a in (values, gradients)]
-  value, gradient = jax.value_and_grad(exact)(shift)
+  value, gradient = jax.jit(jax.value_and_grad(exact))(shift)
   assert abs(values.mean() - value) < 4 * error[0]
   assert (np.abs(gradients.mean(0) - gradient) < 4 * error[1]).all()
   assert (np.abs(gradient) > 20 * error[1]).any()
@@ -270,7 +270,11 @@ def test_private_latents_come_from_where_they_should():
 def test_beta_weighs_both_latents():
   experts, key = private_experts(), jax.random.key(0)
   one, two, three = (
-    MMVAEPlus(estimator='elbo', beta=beta)(key, experts, log_likelihood)[0]
+    jax.jit(
+      lambda experts, beta=beta: MMVAEPlus(estimator='elbo', beta=beta)(
+        key, experts, log_likelihood
+      )[0]
+    )(experts)
     for beta in (0.0, 1.0, 2.0)
   )
   np.testing.assert_allclose(three - two, two - one, rtol=1e-3, atol=1e-5)
@@ -326,7 +330,7 @@ def test_dreg_leaves_the_auxiliary_priors_alone():
       objective = MMVAEPlus(estimator=estimator, num_samples=4)
       return objective(key, own, log_likelihood)[0].sum()
 
-    return jax.grad(loss)(jnp.zeros((3, 1)))
+    return jax.jit(jax.grad(loss))(jnp.zeros((3, 1)))
 
   dreg, iwae = gradient_of('dreg'), gradient_of('iwae')
   assert (np.abs(iwae) > 1e-3).all()
