@@ -79,8 +79,8 @@ def get_config(arg=None):
     unimodal=dict(num_steps=3_000, **training),
     joint=dict(
       latent_dim=64,
-      num_steps=6_000,
-      denoiser=dict(name='mlp', width=512, num_blocks=3),
+      num_steps=3_000,
+      denoiser=dict(name='mixer', patch=4, width=64, num_layers=3),
       **training,
     ),
     score=dict(

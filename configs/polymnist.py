@@ -119,8 +119,8 @@ def cpu(c, arg):
     unimodal=dict(num_steps=6_000, **training),
     joint=dict(
       latent_dim=100,
-      num_steps=12_000,
-      denoiser=dict(name='mlp', width=512, num_blocks=3),
+      num_steps=6_000,
+      denoiser=dict(name='mixer', patch=4, width=64, num_layers=3),
       **training,
     ),
     score=dict(

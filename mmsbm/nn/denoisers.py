@@ -96,6 +96,7 @@ class PatchDenoiser(nn.Module):
     width: channels of a token.
     num_layers: mixing layers.
     expansion: hidden size of a mixing layer over its input size.
+    latent_width: hidden size of the perceptron that makes tokens of the latent.
     condition_width: size of the vector that modulates the layers.
     level_features: size of the embedding of the noise level.
     dropout: rate inside the layers.
@@ -106,6 +107,7 @@ class PatchDenoiser(nn.Module):
   width: int = 64
   num_layers: int = 3
   expansion: int = 2
+  latent_width: int = 256
   condition_width: int = 128
   level_features: int = 32
   dropout: float = 0.0
@@ -119,17 +121,23 @@ class PatchDenoiser(nn.Module):
     _check_shape(x, self.shape)
     condition = _Condition(self.condition_width, self.level_features)(t, z)
     tokens = blocks.space_to_depth(x, self.patch)
-    # The bias of this layer is the position embedding of the tokens.
-    latent = nn.Dense(count * self.width, name='latent')(z)
+    # What z says of a picture as a whole, as a feed-forward decoder has it. The bias
+    # of the second layer is the position embedding of the tokens.
+    latent = nn.gelu(nn.Dense(self.latent_width, name='latent_in')(z))
+    latent = nn.Dense(count * self.width, name='latent_out')(latent)
     h = nn.Dense(self.width, use_bias=False, name='embed')(tokens)
     h = h + latent.reshape(-1, count, self.width)
     for i in range(self.num_layers):
       h = blocks.ConditionedMixerBlock(self.expansion, self.dropout, name=f'mix_{i}')(
         h, condition, train
       )
-    out = nn.Dense(tokens.shape[-1], kernel_init=nn.initializers.zeros, name='output')(
+    zeros = nn.initializers.zeros
+    out = nn.Dense(tokens.shape[-1], kernel_init=zeros, name='output')(
       nn.LayerNorm()(h)
     )
+    # Noise that does not fit through `width` channels goes past them.
+    gain = nn.Dense(1, kernel_init=zeros, name='gain')(condition)
+    out = out + gain[:, None] * tokens
     return blocks.depth_to_space(out, self.shape, self.patch)
 
 
