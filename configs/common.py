@@ -300,7 +300,7 @@ def joint_vae(
         spec.decoder = diffusion_decoder(denoiser)
         # Much of the loss of a denoiser is about noise that says nothing of z: with
         # weight 1 the posteriors of `digits` keep 9 nats, of Gaussian decoders 77.
-        c.joint.likelihood_weights[name] = 10.0
+        c.joint.likelihood_weights[name] = 3.0
     # The score model is part of the method.
     c.compare.prior = dict(sampler=c.sampler.to_dict())
     c.sampler = c.compare.score.sampler
