@@ -1,4 +1,4 @@
-"""Densities against scipy and Monte Carlo, and numbers of published programs."""
+"""Densities against scipy, and numbers of published programs."""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from mmsbm.distributions import (
   Bernoulli,
   Categorical,
   DiagGaussian,
+  DiagLaplace,
   Laplace,
   Normal,
 )
@@ -31,6 +32,8 @@ def test_kl_equals_the_published_programs():
   kl = posterior.kl_to_prior()
   np.testing.assert_allclose(kl[0], [0.773798, 0.920984], rtol=1e-5)
   np.testing.assert_allclose(kl.mean(), 0.690649, rtol=1e-5)
+  one, two = (DiagGaussian(MEANS[i], LOG_VARS[i]) for i in range(2))
+  np.testing.assert_allclose(one.kl_to(two), [2.190738, 7.737342], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -48,17 +51,35 @@ def test_log_prob_equals_the_published_programs(likelihood, x, expected):
   np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
-def test_kl_is_the_mean_log_ratio_of_the_posterior_to_the_prior():
-  posterior = DiagGaussian(jnp.array([[0.7, -1.2]]), jnp.array([[-1.0, 0.6]]))
-  keys = jax.random.split(jax.random.key(0), 100_000)
-  z = np.asarray(jax.vmap(posterior.sample)(keys))[:, 0]
+@pytest.mark.parametrize(
+  ('family', 'reference', 'kurtosis'),
+  [
+    (DiagGaussian, scipy.stats.norm, 3),
+    # Of unit variance.
+    (DiagLaplace, lambda m, std: scipy.stats.laplace(m, std / np.sqrt(2)), 6),
+  ],
+  ids=['normal', 'laplace'],
+)
+def test_density_divergence_and_draws_of_a_posterior(family, reference, kurtosis):
+  posterior = family(jnp.array([[0.7, -1.2]]), jnp.array([[-1.0, 0.6]]))
   mean, std = np.asarray(posterior.mean), np.exp(0.5 * np.asarray(posterior.log_var))
-  ratio = (scipy.stats.norm.logpdf(z, mean, std) - scipy.stats.norm.logpdf(z)).sum(-1)
-  error = ratio.std() / np.sqrt(len(ratio))
-  assert abs(ratio.mean() - posterior.kl_to_prior()[0]) < 4 * error
-  # The draws themselves: mean and standard deviation.
-  np.testing.assert_allclose(z.mean(0), mean[0], atol=4 * std.max() / 316)
-  np.testing.assert_allclose(z.std(0), std[0], rtol=4 / np.sqrt(2 * len(z)))
+  z, step = np.linspace(-20, 20, 40_001, retstep=True)
+  log_prob = reference(mean, std).logpdf(z[:, None])
+  value = posterior.log_prob(jnp.stack([z, z], axis=-1))
+  np.testing.assert_allclose(value, log_prob.sum(-1), rtol=1e-5)
+  # From the prior, and from any other.
+  other = family(jnp.array([[-0.4, 0.9]]), jnp.array([[0.8, -0.3]]))
+  for kl, *moments in (
+    (posterior.kl_to_prior(), np.zeros(2), np.ones(2)),
+    (posterior.kl_to(other), other.mean, np.exp(0.5 * other.log_var)),
+  ):
+    ratio = log_prob - reference(*moments).logpdf(z[:, None])
+    np.testing.assert_allclose(kl, (np.exp(log_prob) * ratio).sum() * step, rtol=1e-4)
+  keys = jax.random.split(jax.random.key(0), 100_000)
+  draws = np.asarray(jax.jit(jax.vmap(posterior.sample))(keys))[:, 0]
+  np.testing.assert_allclose(draws.mean(0), mean[0], atol=4 * std.max() / 316)
+  error = np.sqrt((kurtosis - 1) / len(draws)) / 2
+  np.testing.assert_allclose(draws.std(0), std[0], rtol=4 * error)
 
 
 @pytest.mark.parametrize(
