@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from mmsbm.build import build
 from mmsbm.distributions import DiagGaussian, DiagLaplace
+from mmsbm.fusion import all_subsets
 from mmsbm.infra.errors import UserError
 from mmsbm.objectives import (
   MMJSD,
@@ -32,18 +34,17 @@ SLOPES, NOISE = np.array([1.0, -0.6, 1.5]), np.array([0.8, 1.1, 0.7])
 ROWS = 4
 X = np.random.default_rng(0).normal(size=(ROWS, 3)) * 1.5
 EVERYTHING = jnp.ones((ROWS, 3), bool)
+PATTERNS = np.array(list(itertools.product([False, True], repeat=3)))
 DRAWS = 4_000
 
 
-def evidence(x, prior_mean=0.0, prior_var=1.0):
-  """log p(x) [B] with z ~ N(prior_mean, prior_var)."""
-  out = []
-  for i, row in enumerate(x):
-    mean = SLOPES * np.broadcast_to(prior_mean, len(x))[i]
-    var = np.broadcast_to(prior_var, len(x))[i]
-    cov = np.outer(SLOPES, SLOPES) * var + np.diag(NOISE**2)
-    out.append(scipy.stats.multivariate_normal(mean, cov).logpdf(row))
-  return np.array(out)
+def evidence(x, members=(0, 1, 2)):
+  """log p(x_S) [B] of the modalities S."""
+  chosen = np.asarray(members)
+  slopes = SLOPES[chosen]
+  cov = np.outer(slopes, slopes) + np.diag(NOISE[chosen] ** 2)
+  normal = scipy.stats.multivariate_normal(np.zeros(len(slopes)), cov)
+  return np.atleast_1d(normal.logpdf(x[:, chosen]))
 
 
 def single_posteriors(family=DiagGaussian):
@@ -70,50 +71,272 @@ def log_likelihood(z, w=None, x=X, present=EVERYTHING):
   return jnp.where(present, log_p, 0.0)
 
 
-def mean_loss(objective, experts, fn=log_likelihood, draws=DRAWS):
-  """Mean loss [B] over draws of z, and its standard error."""
+def mean_terms(objective, experts, fn=log_likelihood, draws=DRAWS):
+  """Means [3, B] of loss, reconstruction and divergence, and their standard errors."""
   keys = jax.random.split(jax.random.key(1), draws)
-  losses = jax.jit(jax.vmap(lambda key: objective(key, experts, fn)[0]))(keys)
-  losses = np.asarray(losses, np.float64)
-  return losses.mean(0), losses.std(0) / math.sqrt(draws)
+
+  def run(key):
+    loss, terms = objective(key, experts, fn)
+    return jnp.stack([loss, terms['reconstruction'], terms['divergence']])
+
+  values = np.asarray(jax.jit(jax.vmap(run))(keys), np.float64)
+  return values.mean(0), values.std(0) / math.sqrt(draws)
+
+
+def mean_loss(*args, **kwargs):
+  """Mean loss [B] over draws of z, and its standard error."""
+  mean, error = mean_terms(*args, **kwargs)
+  return mean[0], error[0]
+
+
+def every_pattern(experts):
+  """Experts, as numpy arrays, and x of eight rows, one for each pattern."""
+
+  def tile(a):
+    return np.tile(a, (2, 1, 1))
+
+  shared, private = (jax.tree.map(tile, e) for e in (experts.shared, experts.private))
+  auxiliary = jax.tree.map(np.asarray, experts.auxiliary)
+  return Experts(shared, PATTERNS, private, auxiliary), np.tile(X, (2, 1))
+
+
+# --- exact losses -------------------------------------------------------------
+
+# A density of z is its logarithm on a grid, [G].
+GRID, STEP = np.linspace(-15, 15, 6001, retstep=True)
+
+
+def expected(log_q, values):
+  return (np.exp(log_q) * values).sum() * STEP
+
+
+def kl(log_q, log_p):
+  return expected(log_q, log_q - log_p)
+
+
+def normalised(log_density):
+  return log_density - scipy.special.logsumexp(log_density) - math.log(STEP)
+
+
+def mixture(each):
+  return scipy.special.logsumexp(each, axis=0) - math.log(len(each))
+
+
+def densities(posterior, row=()):
+  """log densities of all experts of a row, [M, G]."""
+  mean, log_var = (np.float64(a)[row] for a in (posterior.mean, posterior.log_var))
+  std = np.exp(0.5 * log_var)
+  if isinstance(posterior, DiagLaplace):
+    return scipy.stats.laplace(mean, std / math.sqrt(2)).logpdf(GRID)
+  return scipy.stats.norm(mean, std).logpdf(GRID)
+
+
+def mopoe_product(objective, each, prior):
+  full = len(each) == len(SLOPES)
+  factor = {'none': 0, 'all': 1, 'full': full}[objective.prior_expert]
+  return normalised(each.sum(0) + factor * prior)
+
+
+# log q(z | X) from the experts of what is present, [n, G], and the prior.
+EXACT_POSTERIORS = {
+  MVAE: lambda objective, each, prior: normalised(each.sum(0) + prior),
+  MVTCAE: lambda objective, each, prior: normalised(each.sum(0)),
+  MoPoE: mopoe_product,
+  MMJSD: lambda objective, each, prior: mixture(each),
+  Hoelder: lambda objective, each, prior: normalised(2 * mixture(each / 2)),
+  MMVAE: lambda objective, each, prior: mixture(each),
+  MMVAEPlus: lambda objective, each, prior: mixture(each),
+}
+
+
+def exact_mvae(objective, each, prior, log_p):
+  def parts(used):
+    q = EXACT_POSTERIORS[MVAE](objective, each[used], prior)
+    return np.array([-expected(q, log_p[0, used].sum(0)), kl(q, prior)])
+
+  subsets = all_subsets(len(each))
+  total = parts(subsets[-1])
+  total = total + objective.single_terms * sum(parts(s) for s in subsets[: len(each)])
+  total += objective.num_random_subsets * np.mean([parts(s) for s in subsets], axis=0)
+  return total[0] + objective.beta * total[1], *parts(subsets[-1])
+
+
+def exact_mvtcae(objective, each, prior, log_p):
+  q, share = normalised(each.sum(0)), objective.alpha / len(SLOPES)
+  reconstruction = -expected(q, log_p[0].sum(0))
+  divergence = (1 - objective.alpha) * kl(q, prior) + share * sum(
+    kl(q, one) for one in each
+  )
+  loss = (1 - share) * reconstruction + objective.beta * divergence
+  return loss, reconstruction, divergence
+
+
+def exact_mopoe(objective, each, prior, log_p):
+  products = [mopoe_product(objective, each[s], prior) for s in all_subsets(len(each))]
+  reconstruction = np.mean([-expected(q, log_p[0].sum(0)) for q in products])
+  divergence = np.mean([kl(q, prior) for q in products])
+  return reconstruction + objective.beta * divergence, reconstruction, divergence
+
+
+def exact_mmjsd(objective, each, prior, log_p):
+  experts = np.concatenate([each, prior[None]]) if objective.prior_expert else each
+  f = normalised(experts.mean(0))
+  reconstruction = np.mean([-expected(q, log_p[0].sum(0)) for q in each])
+  divergence = np.mean([kl(q, f) for q in experts])
+  return reconstruction + objective.beta * divergence, reconstruction, divergence
+
+
+def exact_hoelder(objective, each, prior, log_p):
+  q = EXACT_POSTERIORS[Hoelder](objective, each, prior)
+  reconstruction, divergence = -expected(q, log_p[0].sum(0)), kl(q, prior)
+  return reconstruction + objective.beta * divergence, reconstruction, divergence
+
+
+def exact_mmvae(objective, each, prior, log_p):
+  """Of one draw, or of several in the estimator 'elbo'."""
+  pairs = zip(each, np.broadcast_to(log_p.sum(1), each.shape), strict=True)
+  reconstruction = np.mean([-expected(q, values) for q, values in pairs])
+  divergence = objective.beta * kl(mixture(each), prior)
+  return reconstruction + divergence, reconstruction, divergence
+
+
+EXACT_LOSSES = {
+  MVAE: exact_mvae,
+  MVTCAE: exact_mvtcae,
+  MoPoE: exact_mopoe,
+  MMJSD: exact_mmjsd,
+  Hoelder: exact_hoelder,
+  MMVAE: exact_mmvae,
+  MMVAEPlus: exact_mmvae,
+}
+
+
+def exact_terms(objective, experts):
+  """(loss, reconstruction, divergence) [3, B], from what is present alone.
+
+  Row i is of X[i], or X[i - ROWS]. With private latents w_n of source m:
+
+    E log p(x_n | z, w_n) = log N(x_n; a_n z + E w_n, s_n^2) - Var w_n / (2 s_n^2).
+  """
+  experts = jax.tree.map(np.asarray, experts)
+  out = np.zeros((3, len(experts.present)))
+  prior = densities(experts.shared.prior_like(np.zeros(1)))
+  for row, present in enumerate(experts.present):
+    own = np.flatnonzero(present)
+    if not len(own):
+      continue
+    w_mean, w_var, private_kl = np.zeros((1, 3)), np.zeros((1, 3)), 0.0
+    if isinstance(objective, MMVAEPlus):
+      q, r = experts.private, experts.auxiliary
+      pairs = [(q.mean[row], r.mean), (np.exp(q.log_var[row]), np.exp(r.log_var))]
+      is_source = np.eye(3, dtype=bool)[own]
+      w_mean, w_var = (np.where(is_source, a[:, 0], b[:, 0]) for a, b in pairs)
+      private_kl = objective.beta * np.mean(q.kl_to_prior()[row, own])
+    residual = (X[row % ROWS] - w_mean)[..., None] - SLOPES[:, None] * GRID
+    log_p = scipy.stats.norm.logpdf(residual, scale=NOISE[:, None])
+    log_p -= (w_var / NOISE**2 / 2)[..., None]
+    out[:, row] = EXACT_LOSSES[type(objective)](
+      objective, densities(experts.shared, row)[own], prior, log_p[:, own]
+    )
+    out[[0, 2], row] += private_kl
+  return out
+
+
+@pytest.mark.parametrize(
+  ('objective', 'family'),
+  [
+    (MVAE(beta=0.6), DiagGaussian),
+    (MVTCAE(alpha=0.4, beta=1.5), DiagGaussian),
+    (MVTCAE(alpha=0.0, beta=1.0), DiagGaussian),
+    (MoPoE(beta=0.7), DiagGaussian),
+    (MoPoE(beta=1.0, prior_expert='full'), DiagGaussian),
+    (MMJSD(beta=0.5), DiagGaussian),
+    (MMJSD(beta=2.0, prior_expert=False), DiagGaussian),
+    (Hoelder(beta=2.5), DiagGaussian),
+    (MMVAE(estimator='elbo', num_samples=2, beta=0.5), DiagGaussian),
+    (MMVAEPlus(estimator='elbo', beta=1.5), DiagLaplace),
+  ],
+  ids=[
+    'mvae', 'mvtcae', 'mvtcae_elbo', 'mopoe', 'mopoe_full', 'mmjsd', 'mmjsd_no_prior',
+    'hoelder', 'mmvae', 'mmvaeplus',
+  ],
+)  # fmt: skip
+def test_mean_losses_are_exact_for_every_pattern(objective, family):
+  """Those of the model of what is present alone, and 0 of nothing."""
+  experts, x = every_pattern(private_experts(family=family))
+  auxiliary = family(np.full((3, 1), 0.4), np.full((3, 1), -0.7))
+  experts = jax.tree.map(jnp.asarray, experts.replace(auxiliary=auxiliary))
+  fn = lambda z, w: log_likelihood(z, w, x, PATTERNS)  # noqa: E731
+  mean, error = mean_terms(objective, experts, fn)
+  difference = np.abs(mean - exact_terms(objective, experts))
+  # What is not drawn has no error.
+  assert (difference < 4 * error + 2e-5 * np.abs(mean) + 1e-5).all()
+  assert (error < 0.1).all()
 
 
 # --- bounds -------------------------------------------------------------------
 
+JOINT = MVAE(single_terms=False, num_random_subsets=0)
 
-def test_product_with_the_prior_is_the_exact_posterior():
-  objective = MVAE(single_terms=False, num_random_subsets=0)
+
+def likelihood_of_sets(objective):
+  """Sum of log p(x_S) over the sets S of MVAE, [B]."""
+  subsets = [np.flatnonzero(s) for s in all_subsets(3)]
+  each = np.stack([evidence(X, s) for s in subsets])
+  whole = each[-1] + objective.single_terms * each[:3].sum(0)
+  return whole + objective.num_random_subsets * each.mean(0)
+
+
+@pytest.mark.parametrize('objective', [JOINT, MVAE()], ids=['joint', 'default'])
+def test_product_with_the_prior_is_the_exact_posterior(objective):
   experts = Experts(shared=likelihood_factors(), present=EVERYTHING)
   q = objective.posterior(None, experts)
   precision = 1 + ((SLOPES / NOISE) ** 2).sum()
   np.testing.assert_allclose(q.log_var, -math.log(precision), rtol=1e-5)
-  expected = (SLOPES * X / NOISE**2).sum(-1) / precision
-  np.testing.assert_allclose(q.mean[:, 0], expected, rtol=1e-5)
-  # The bound of the exact posterior is the likelihood.
+  mean = (SLOPES * X / NOISE**2).sum(-1) / precision
+  np.testing.assert_allclose(q.mean[:, 0], mean, rtol=1e-5)
+  # The bound of the exact posterior is the likelihood, of every set in the loss.
   loss, error = mean_loss(objective, experts)
-  assert (np.abs(loss + evidence(X)) < 4 * error + 1e-5).all()
+  assert (np.abs(loss + likelihood_of_sets(objective)) < 4 * error + 1e-5).all()
+  # That of any other lies below it.
+  other = experts.replace(shared=single_posteriors())
+  assert (exact_terms(objective, other)[0] > 0.01 - likelihood_of_sets(objective)).all()
 
 
 @pytest.mark.parametrize(
-  ('objective', 'shared'),
+  'objective',
   [
-    (MVAE(single_terms=False, num_random_subsets=0), single_posteriors()),
-    (MVTCAE(alpha=0.0, beta=1.0), single_posteriors()),
-    (MoPoE(beta=1.0), single_posteriors()),
-    (MoPoE(beta=1.0, prior_expert='all'), likelihood_factors()),
-    (Hoelder(beta=1.0), single_posteriors()),
-    (MMVAE(estimator='elbo', num_samples=2), single_posteriors()),
-    (MMVAE(estimator='iwae', num_samples=3), single_posteriors()),
-    (MMVAE(estimator='dreg', num_samples=3), single_posteriors()),
+    JOINT,
+    MVTCAE(alpha=0.0, beta=1.0),
+    MoPoE(beta=1.0),
+    MoPoE(beta=1.0, prior_expert='all'),
+    MoPoE(beta=1.0, prior_expert='full'),
+    Hoelder(beta=1.0),
+    MMVAE(estimator='elbo'),
   ],
-  ids=['mvae', 'mvtcae', 'mopoe', 'mopoe_prior', 'hoelder', 'elbo', 'iwae', 'dreg'],
+  ids=['mvae', 'mvtcae', 'mopoe', 'mopoe_all', 'mopoe_full', 'hoelder', 'mmvae'],
 )
-def test_bounds_lie_below_the_likelihood_and_not_far(objective, shared):
-  loss, error = mean_loss(objective, Experts(shared=shared, present=EVERYTHING))
-  gap = loss + evidence(X)
-  assert (gap > -4 * error).all()
-  # The posteriors of one modality are wide here: a sign or a factor would be nats.
-  assert gap.mean() < 2.5
+def test_exact_losses_are_bounds_for_every_pattern(objective):
+  experts, _ = every_pattern(Experts(shared=single_posteriors(), present=EVERYTHING))
+  loss, _, _ = exact_terms(objective, experts)
+  for row, present in enumerate(PATTERNS[1:], start=1):
+    exact = evidence(X[[row % ROWS]], np.flatnonzero(present))
+    assert loss[row] > -exact - 1e-9
+
+
+@pytest.mark.parametrize('family', [DiagGaussian, DiagLaplace])
+def test_several_draws_give_a_bound_between_one_and_the_likelihood(family):
+  experts = Experts(shared=single_posteriors(family), present=EVERYTHING)
+  loss, error = mean_loss(MMVAE(num_samples=3), experts)
+  prior = densities(experts.shared.prior_like(np.zeros(1)))
+  log_p = np.asarray(log_likelihood(GRID[:, None, None]), np.float64).sum(-1)
+  exact = scipy.special.logsumexp(log_p + prior[:, None], axis=0) + math.log(STEP)
+  if family is DiagGaussian:
+    np.testing.assert_allclose(exact, evidence(X), rtol=1e-5)
+  assert (loss > -exact - 4 * error).all()
+  one = exact_terms(MMVAE(), experts)[0]
+  assert (loss < one + 4 * error).all()
+  assert loss.mean() < one.mean() - 0.1
 
 
 def test_bounds_get_tighter_with_more_draws():
@@ -134,26 +357,13 @@ def test_bounds_get_tighter_with_more_draws():
   np.testing.assert_allclose(losses[-1], -limit.mean(), atol=0.02)
 
 
-def test_mixture_of_equal_experts_is_that_expert():
-  # Both modalities say the same: the mixture, and its bound, are those of one.
-  twice = jax.tree.map(lambda a: a[:, [0, 0]], likelihood_factors())
-  fn = lambda z, w: log_likelihood(z)[..., [0, 0]]  # noqa: E731
-  both = Experts(shared=twice, present=EVERYTHING[:, :2])
-  loss, error = mean_loss(MMVAE(estimator='elbo'), both, fn)
-  q = jax.tree.map(lambda a: a[:, 0], twice)
-  keys = jax.random.split(jax.random.key(2), DRAWS)
-  z = jax.vmap(q.sample)(keys)
-  expected = 2 * log_likelihood(z)[..., 0].mean(0) - q.kl_to_prior()
-  assert (np.abs(loss + expected) < 8 * error).all()
-
-
 def test_jensen_shannon_is_a_bound_under_its_dynamic_prior():
   experts = Experts(shared=single_posteriors(), present=EVERYTHING)
   objective = MMJSD(prior_expert=False)
   _, f = objective.divergence(experts)
-  loss, error = mean_loss(objective, experts)
-  exact = evidence(X, np.asarray(f.mean[:, 0]), np.exp(np.asarray(f.log_var[:, 0])))
-  assert (loss + exact > -4 * error).all()
+  log_p = np.asarray(log_likelihood(GRID[:, None, None]), np.float64).sum(-1)
+  exact = scipy.special.logsumexp(log_p.T + densities(f), axis=-1) + math.log(STEP)
+  assert (exact_terms(objective, experts)[0] > -exact).all()
   # With N(0, I) as one more expert of four.
   kl, f = MMJSD().divergence(experts)
   each = [jax.tree.map(lambda a, m=m: a[:, m], experts.shared) for m in range(3)]
@@ -202,27 +412,12 @@ def test_hoelder_trains_the_weights_of_its_components():
   assert (np.abs(gradient) > 20 * error[1]).any()
 
 
-def test_mopoe_of_one_modality_is_its_vae():
-  present = EVERYTHING & (jnp.arange(3) == 1)
-  experts = Experts(shared=single_posteriors(), present=present)
-  key = jax.random.key(3)
-  fn = lambda z, w: log_likelihood(z, present=present)  # noqa: E731
-  loss, terms = MoPoE(beta=0.5)(key, experts, fn)
-  q = jax.tree.map(lambda a: a[:, 1], experts.shared)
-  np.testing.assert_allclose(terms['divergence'], q.kl_to_prior(), rtol=1e-5)
-  z = q.sample(jax.random.split(key, 3)[1])
-  expected = 0.5 * q.kl_to_prior() - log_likelihood(z)[:, 1]
-  np.testing.assert_allclose(loss, expected, rtol=1e-5)
-  other = MVTCAE().posterior(None, experts)
-  np.testing.assert_allclose(other.mean, q.mean, rtol=1e-6)
-
-
 def test_random_subsets_estimate_the_divergence_of_all():
   experts = Experts(shared=single_posteriors(), present=EVERYTHING.at[0, 2].set(False))
   exact = MoPoE().divergence(None, experts)
   drawn = MoPoE(max_subsets=6).divergence
   keys = jax.random.split(jax.random.key(0), DRAWS)
-  values = np.asarray(jax.vmap(lambda key: drawn(key, experts))(keys))
+  values = np.asarray(jax.jit(jax.vmap(lambda key: drawn(key, experts)))(keys))
   error = values.std(0) / math.sqrt(DRAWS)
   assert (np.abs(values.mean(0) - exact) < 4 * error + 1e-6).all()
 
@@ -267,74 +462,142 @@ def test_private_latents_come_from_where_they_should():
   np.testing.assert_allclose(w, np.broadcast_to(expected, w.shape), atol=0.05)
 
 
-def test_beta_weighs_both_latents():
-  experts, key = private_experts(), jax.random.key(0)
-  one, two, three = (
-    jax.jit(
-      lambda experts, beta=beta: MMVAEPlus(estimator='elbo', beta=beta)(
-        key, experts, log_likelihood
-      )[0]
-    )(experts)
-    for beta in (0.0, 1.0, 2.0)
-  )
-  np.testing.assert_allclose(three - two, two - one, rtol=1e-3, atol=1e-5)
-  z, w = MMVAEPlus().draws(key, experts)
-  own = jnp.stack([w[0, m, :, m] for m in range(3)], axis=1)
-  ratio = experts.private.log_prob(own) - experts.auxiliary.log_prob(own)
-  density = jax.nn.logsumexp(
-    experts.shared.log_prob(z[0][:, :, None]), axis=-1
-  ) - math.log(3)
-  prior = -0.5 * (z[0, ..., 0] ** 2 + math.log(2 * math.pi))
-  expected = (density - prior).T + ratio
-  np.testing.assert_allclose(two - one, expected.mean(-1), rtol=1e-4, atol=1e-5)
-
-
 # --- gradients ----------------------------------------------------------------
 
 
-def gradient(objective, modalities, draws):
-  """Of the mean loss with respect to the means of the experts, and its error."""
-  experts = jax.tree.map(lambda a: a[:1, :modalities], single_posteriors())
+def gradients(objective, modalities, draws):
+  """Of the mean loss by the mean and log_var of every expert, and their errors."""
+  experts = jax.tree.map(lambda a: a[:1, :modalities], private_experts())
+  moments = jax.tree.map(lambda a: a + 0.2, (experts.shared, experts.private))
+  if not isinstance(objective, MMVAEPlus):
+    moments = moments[:1]
 
-  def loss(shift, key):
-    shared = experts.replace(mean=experts.mean + shift)
-    present = EVERYTHING[:1, :modalities]
-    fn = lambda z, w: log_likelihood(z, x=X[:1], present=True)  # noqa: E731
-    some = lambda z, w: fn(z, w)[..., :modalities]  # noqa: E731
-    return objective(key, Experts(shared=shared, present=present), some)[0].sum()
+  def loss(moments, key):
+    own = experts.replace(**dict(zip(('shared', 'private'), moments, strict=False)))
+    fn = lambda z, w: log_likelihood(z, w, x=X[:1], present=True)  # noqa: E731
+    return objective(key, own, lambda z, w: fn(z, w)[..., :modalities])[0].sum()
 
   keys = jax.random.split(jax.random.key(5), draws)
-  each = np.asarray(jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(0.2, keys), np.float64)
-  return each.mean(), each.std() / math.sqrt(draws)
+  each = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(moments, keys)
+  each = np.concatenate([a.reshape(draws, -1) for a in jax.tree.leaves(each)], axis=1)
+  return each.mean(0, dtype=np.float64), each.std(0) / math.sqrt(draws)
 
 
 @pytest.mark.parametrize(
-  ('modalities', 'number', 'beta'), [(1, 5, 1.0), (3, 1, 1.0), (1, 5, 0.5)]
+  ('kind', 'modalities', 'number', 'beta'),
+  [(MMVAEPlus, 1, 5, 1.0), (MMVAE, 3, 1, 1.0), (MMVAE, 1, 5, 0.5)],
 )
-def test_dreg_is_unbiased_and_of_less_variance(modalities, number, beta):
+def test_dreg_is_unbiased_and_of_less_variance(kind, modalities, number, beta):
   kw = dict(num_samples=number, beta=beta)
-  iwae, error = gradient(MMVAE(**kw), modalities, 200_000)
-  dreg, dreg_error = gradient(MMVAE(estimator='dreg', **kw), modalities, 200_000)
-  assert abs(iwae - dreg) < 4 * math.hypot(error, dreg_error)
-  assert abs(iwae) > 5 * error
+  iwae, error = gradients(kind(**kw), modalities, 100_000)
+  dreg, dreg_error = gradients(kind(estimator='dreg', **kw), modalities, 100_000)
+  assert (np.abs(iwae - dreg) < 4 * np.hypot(error, dreg_error)).all()
+  assert (np.abs(iwae) > 5 * error).all()
   if beta == 1:
-    assert dreg_error < error
+    assert np.square(dreg_error).sum() < np.square(error).sum()
 
 
-def test_dreg_leaves_the_auxiliary_priors_alone():
-  experts, key = private_experts(), jax.random.key(0)
+def test_dreg_of_private_latents_by_its_formula():
+  """arXiv 1810.04152, eq. 8: -mean_m sum_k v_k (1 - beta + beta v_k) d log w_k / d z_k.
 
-  def gradient_of(estimator):
-    def loss(log_var):
-      own = experts.replace(auxiliary=DiagGaussian(jnp.zeros((3, 1)), log_var))
-      objective = MMVAEPlus(estimator=estimator, num_samples=4)
+  z_k stands for the draws of the encoders, v_k is the normalised weight. Auxiliary
+  priors have the gradient of 'iwae', whose value 'dreg' has.
+  """
+  number, beta, key = 4, 0.7, jax.random.key(0)
+  dreg, iwae = (
+    MMVAEPlus(estimator=name, num_samples=number, beta=beta)
+    for name in ('dreg', 'iwae')
+  )
+  experts = private_experts()
+
+  def loss_fn(objective):
+    def fn(moments):
+      shared, private, auxiliary = moments
+      own = Experts(shared, EVERYTHING, private, auxiliary)
       return objective(key, own, log_likelihood)[0].sum()
 
-    return jax.jit(jax.grad(loss))(jnp.zeros((3, 1)))
+    return jax.jit(jax.value_and_grad(fn))
 
-  dreg, iwae = gradient_of('dreg'), gradient_of('iwae')
-  assert (np.abs(iwae) > 1e-3).all()
-  np.testing.assert_allclose(dreg, iwae, rtol=1e-4)
+  moments = (experts.shared, experts.private, experts.auxiliary)
+  loss, (shared, private, auxiliary) = loss_fn(dreg)(moments)
+  value, (*_, auxiliary_iwae) = loss_fn(iwae)(moments)
+  np.testing.assert_allclose(loss, value, rtol=1e-5)
+  np.testing.assert_allclose(auxiliary.log_var, auxiliary_iwae.log_var, rtol=1e-4)
+  assert (np.abs(auxiliary.log_var) > 1e-3).all()
+
+  def log_weights(latents):
+    log_w, _ = iwae.log_weights(experts, experts, log_likelihood, latents)
+    return log_w.sum(), log_w
+
+  (z, w) = latents = iwae.draws(key, experts)
+  (by_z, by_w), log_w = jax.jit(jax.grad(log_weights, has_aux=True))(latents)
+  v = jax.nn.softmax(log_w, axis=0)
+  scale = (-v * (1 - beta + beta * v) / 3)[..., None]
+  # Of every source its own: [K, M, B, p].
+  own = lambda a: jnp.einsum('kmbmp->kmbp', a)  # noqa: E731
+  cases = ((shared, moments[0], z, by_z), (private, moments[1], own(w), own(by_w)))
+  for got, q, draw, gradient in cases:
+    by_mean = scale * gradient
+    by_log_var = by_mean * 0.5 * (draw - q.mean.swapaxes(0, 1))
+    np.testing.assert_allclose(got.mean, by_mean.sum(0).swapaxes(0, 1), rtol=1e-4)
+    expected = by_log_var.sum(0).swapaxes(0, 1)
+    np.testing.assert_allclose(got.log_var, expected, rtol=1e-3, atol=1e-5)
+
+
+# --- invariances --------------------------------------------------------------
+
+# Those whose terms are not chosen at random, under `same_noise`.
+NOT_RANDOM = {
+  'mvae': MVAE(num_random_subsets=0, beta=0.5),
+  'mvtcae': MVTCAE(),
+  'hoelder': Hoelder(),
+  'mmvae': MMVAE(num_samples=3),
+  'mmvaeplus': MMVAEPlus(num_samples=3, beta=2.0),
+}
+
+
+@pytest.fixture
+def same_noise(monkeypatch):
+  """Noise that is a function of the key alone: of all experts, in any precision."""
+
+  def sample(self, key):
+    noise = jax.random.normal(key, dtype=jnp.float32).astype(self.mean.dtype)
+    return self.mean + jnp.exp(0.5 * self.log_var) * noise
+
+  monkeypatch.setattr(DiagGaussian, 'sample', sample)
+
+
+@pytest.mark.parametrize('name', NOT_RANDOM)
+def test_order_absence_and_precision_do_not_change_a_loss(name, same_noise):
+  experts, x = every_pattern(private_experts())
+
+  def loss(experts, x, slopes, noise):
+    def fn(z, w):
+      mean = slopes * z + (0.0 if w is None else w[..., 0])
+      log_p = -0.5 * ((x - mean) / noise) ** 2 - jnp.log(noise)
+      return jnp.where(experts.present, log_p, 0.0)
+
+    return NOT_RANDOM[name](jax.random.key(0), experts, fn)[0]
+
+  def arguments(modalities, rows=slice(None)):
+    of_row = lambda a: a[rows][:, modalities]  # noqa: E731
+    auxiliary = jax.tree.map(lambda a: a[modalities], experts.auxiliary)
+    own = jax.tree.map(of_row, experts.replace(auxiliary=None))
+    own = own.replace(auxiliary=auxiliary)
+    return own, of_row(x), SLOPES[modalities], NOISE[modalities]
+
+  run, everything = jax.jit(loss), arguments([0, 1, 2])
+  values = np.asarray(run(*everything))
+  close = dict(rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(run(*arguments([2, 0, 1])), values, **close)
+  if name in ('mmvae', 'mmvaeplus'):  # Of the others the mean losses say it.
+    row = [PATTERNS.tolist().index([True, False, True])]
+    np.testing.assert_allclose(run(*arguments([0, 2], row)), values[row], **close)
+  with jax.enable_x64(True):
+    double = jax.tree.map(lambda a: a if a.dtype == bool else np.float64(a), everything)
+    again = run(*double)
+    assert again.dtype == np.float64
+    np.testing.assert_allclose(again, values, **close)
 
 
 # --- missing modalities -------------------------------------------------------
@@ -343,30 +606,22 @@ def test_dreg_leaves_the_auxiliary_priors_alone():
 @pytest.mark.parametrize('name', OBJECTIVES)
 def test_every_pattern_of_missing_modalities(name):
   """Finite, and without influence of what is absent; with nothing, without gradient."""
-  patterns = np.array(list(itertools.product([False, True], repeat=3)))
   objective, key = OBJECTIVES[name](), jax.random.key(0)
   family = DiagLaplace if 'laplace' in objective.families else DiagGaussian
-  x = np.resize(X, patterns.shape)
+  experts, x = every_pattern(private_experts(family=family))
+  if name != 'mmvaeplus':
+    experts = experts.replace(private=None, auxiliary=None)
 
   def loss(experts, junk):
-    fill = lambda a: jnp.where(patterns[..., None], a, junk)  # noqa: E731
+    fill = lambda a: jnp.where(PATTERNS[..., None], a, junk)  # noqa: E731
     shared, private = (jax.tree.map(fill, e) for e in (experts.shared, experts.private))
     values, terms = objective(
       key,
       experts.replace(shared=shared, private=private),
-      lambda z, w: log_likelihood(z, w, x, patterns),
+      lambda z, w: log_likelihood(z, w, x, PATTERNS),
     )
     return values.sum(), (values, terms)
 
-  experts = private_experts(family=family)
-  size = len(patterns)
-  tile = lambda a: jnp.tile(a, (size // ROWS, 1, 1))  # noqa: E731
-  experts = Experts(
-    shared=jax.tree.map(tile, experts.shared),
-    present=jnp.asarray(patterns),
-    private=jax.tree.map(tile, experts.private) if name == 'mmvaeplus' else None,
-    auxiliary=experts.auxiliary,
-  )
   grad_fn = jax.jit(jax.grad(loss, has_aux=True, allow_int=True))
   gradients, (values, terms) = grad_fn(experts, 3.0)
   _, (others, _) = grad_fn(experts, -40.0)
@@ -375,10 +630,13 @@ def test_every_pattern_of_missing_modalities(name):
   assert values[0] == 0
   assert (values[1:] != 0).all()
   assert all(np.isfinite(term).all() for term in terms.values())
-  for leaf in (gradients.shared.mean, gradients.shared.log_var):
+  for leaf in jax.tree.leaves((gradients.shared, gradients.private)):
     assert np.isfinite(leaf).all()
-    assert (np.asarray(leaf)[~patterns] == 0).all()
-  assert (np.asarray(gradients.shared.mean)[patterns] != 0).all()
+    assert (np.asarray(leaf)[~PATTERNS] == 0).all()
+    assert (np.asarray(leaf)[PATTERNS] != 0).all()
+  for leaf in jax.tree.leaves(gradients.auxiliary):
+    assert np.isfinite(leaf).all()
+    assert (np.asarray(leaf) != 0).any()
 
 
 @pytest.mark.parametrize(
@@ -397,20 +655,38 @@ def test_arguments_out_of_range(spec):
     build(OBJECTIVES, spec)
 
 
-@pytest.mark.parametrize('name', OBJECTIVES)
-def test_posterior_given_some(name):
-  objective = OBJECTIVES[name]()
-  shared = single_posteriors()
-  present = jnp.array([[0, 0, 0], [0, 1, 0], [1, 0, 1], [1, 1, 1]], bool)
-  keys = jax.random.split(jax.random.key(0), ROWS)
-  q = objective.posterior(keys, Experts(shared=shared, present=present))
-  np.testing.assert_array_equal(q.mean[0], 0.0)
-  np.testing.assert_array_equal(q.log_var[0], 0.0)
-  if name != 'mvae':
-    np.testing.assert_allclose(q.mean[1], shared.mean[1, 1], rtol=1e-5)
-  if name == 'hoelder':
-    # One of the two, or what lies between them.
-    low, high = sorted((float(shared.mean[2, 0, 0]), float(shared.mean[2, 2, 0])))
-    assert low - 1e-6 <= float(q.mean[2, 0]) <= high + 1e-6
-  if name in ('mmjsd', 'mmvae', 'mmvaeplus'):
-    assert float(q.mean[2, 0]) in (float(shared.mean[2, 0, 0]), shared.mean[2, 2, 0])
+@pytest.mark.parametrize(
+  'objective',
+  [
+    *(kind() for kind in OBJECTIVES.values()),
+    *(MoPoE(prior_expert=p) for p in ('all', 'full')),
+  ],
+  ids=[*OBJECTIVES, 'mopoe_all', 'mopoe_full'],
+)
+def test_posterior_for_every_pattern(objective):
+  """Its density as a whole, in any order; what is drawn is one component of it."""
+  experts, _ = every_pattern(Experts(shared=single_posteriors(), present=EVERYTHING))
+  keys = jax.random.split(jax.random.key(0), len(PATTERNS))
+  q = jax.jit(objective.posterior)(keys, experts)
+  grid = np.arange(2500, 3500, 20)
+  z = np.broadcast_to(np.float32(GRID[grid, None, None]), (len(grid), 8, 1))
+  log_density_fn = jax.jit(jax.vmap(objective.log_density, (None, 0)))
+  log_density = log_density_fn(experts, z)
+  prior = scipy.stats.norm.logpdf(GRID)
+  for row, present in enumerate(PATTERNS):
+    each, exact = densities(experts.shared, row)[present], prior
+    if present.any():
+      exact = EXACT_POSTERIORS[type(objective)](objective, each, prior)
+    np.testing.assert_allclose(log_density[:, row], exact[grid], rtol=1e-4, atol=1e-4)
+    components = [exact]
+    if type(objective) in (MMJSD, MMVAE, MMVAEPlus, Hoelder) and present.any():
+      components = [*each]
+      if isinstance(objective, Hoelder):
+        components += [
+          normalised((a + b) / 2) for a, b in itertools.combinations(each, 2)
+        ]
+    drawn = densities(q, row)
+    assert min(np.abs(drawn - c)[grid].max() for c in components) < 1e-3
+  other = jax.tree.map(lambda a: a[:, [2, 0, 1]], experts)
+  again = log_density_fn(other, z)
+  np.testing.assert_allclose(again, log_density, rtol=1e-5, atol=1e-5)
