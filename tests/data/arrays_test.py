@@ -1,5 +1,6 @@
 """The user's own arrays."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -120,6 +121,17 @@ def test_present_file(folder):
   np.save(folder / 'vec.npy', x)
   with pytest.raises(UserError, match='row 6 '):
     _build(folder, present=f'{folder}/p.npy', split_file=f'{folder}/s.npy')
+
+
+def test_a_present_file_that_has_everything_is_none(folder):
+  """Batches are the same, bit for bit, and so is what is trained on them."""
+  np.save(folder / 'p.npy', np.ones((100, 2), bool))
+  built = [_build(folder), _build(folder, present=f'{folder}/p.npy')]
+  for one, other in zip(*(data.splits.values() for data in built), strict=True):
+    batches = [split.take(np.arange(len(split))) for split in (one, other)]
+    for a, b in zip(*map(jax.tree.leaves, batches), strict=True):
+      assert a.dtype == b.dtype
+      np.testing.assert_array_equal(a, b)
 
 
 def _spoil(folder):
