@@ -1,12 +1,15 @@
 """Joint models with linear networks, whose posteriors are known."""
 
 import dataclasses
+import itertools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
 from mmsbm.diffusion.decoder import DiffusionDecoder
 from mmsbm.diffusion.parametrization import EDM
@@ -21,7 +24,7 @@ from mmsbm.modalities import Modality, Vector
 from mmsbm.models.base import Setup
 from mmsbm.models.gaussian_mixture import fit_gaussian_mixture
 from mmsbm.models.joint_vae import GaussianMixture, JointModel, Prior
-from mmsbm.objectives import MMVAE, MVTCAE, MMVAEPlus
+from mmsbm.objectives import MMVAE, MVTCAE, OBJECTIVES, MMVAEPlus
 from mmsbm.samplers.dpm_solver import DPMSolver
 
 DIM, MANY = 2, 4_000
@@ -63,7 +66,7 @@ class GaussianNet(nn.Module):
     return jnp.zeros_like(z)
 
 
-def make(objective, private=0):
+def make(objective, private=0, family='normal'):
   modalities = tuple(
     Modality(
       name=f'm{i}',
@@ -92,9 +95,7 @@ def make(objective, private=0):
     'mixture': Setup(GaussianMixture()),
     'score': Setup(DPMSolver(stochastic=True, num_steps=60, grid='edm')),
   }
-  model = JointModel(
-    JointVAE(modalities, objective, private_dim=private), setups, score
-  )
+  model = JointModel(JointVAE(modalities, objective, family, private), setups, score)
   example = {'x': {m.name: np.zeros((1, *m.shape), np.float32) for m in modalities}}
   init = model.learner.init if private else lambda key, batch: {'params': {}}
   variables = {
@@ -203,6 +204,57 @@ def test_a_mixture_draws_one_expert_for_each_row():
   second = z[:, 1] < -1
   assert 0.4 < second.mean() < 0.6
   np.testing.assert_allclose(z[:, 0].mean(), -0.5, atol=0.1)
+
+
+PATTERNS = np.array(list(itertools.product([False, True], repeat=3)))
+LOG_VAR = np.array([0.0, -1.0, 0.5])
+
+
+@pytest.mark.parametrize('name', OBJECTIVES)
+def test_every_pattern_of_what_is_given(name):
+  """Draws are finite, depend on what is given and, of nothing, are from the prior."""
+  private, num = int(name == 'mmvaeplus'), 800
+  generator = make(OBJECTIVES[name](), private)
+  observed = np.repeat(PATTERNS, num, axis=0)
+  codes, args = codes_of(generator, len(observed), private), dict(key=jax.random.key(2))
+  z = generator.sample_latents(codes, observed, **args)
+  assert np.isfinite(z).all() and z.shape[1] == DIM + 3 * private
+  moved = generator.sample_latents(codes + 1, observed, **args)
+  np.testing.assert_array_equal(moved[:num], z[:num])
+  assert (moved[num:, :DIM] != z[num:, :DIM]).all()
+  np.testing.assert_allclose(z[:num].mean(0), 0.0, atol=4 / num**0.5)
+  np.testing.assert_allclose(z[:num].std(0), 1.0, atol=4 / (2 * num) ** 0.5)
+  # Private latents are those of what is given.
+  if private:
+    np.testing.assert_array_equal((moved != z)[:, DIM:], observed)
+
+
+@pytest.mark.parametrize(
+  ('family', 'density', 'unit'),
+  [('normal', scipy.stats.norm, 1.0), ('laplace', scipy.stats.laplace, 0.5**0.5)],
+  ids=['normal', 'laplace'],
+)
+def test_draws_come_with_the_ratio_of_prior_to_posterior(family, density, unit):
+  """Of shared latents, whose posterior is a mixture, and of private ones."""
+  log_prob = lambda z, mean, std: density.logpdf(z, mean, std * unit)  # noqa: E731
+  model = make(MMVAEPlus(), private=1, family=family).model
+  observed, scale = np.repeat(PATTERNS, 5, axis=0), np.exp(0.5 * LOG_VAR)
+  mean = np.random.default_rng(0).normal(size=(len(observed), 3, DIM + 1))
+  log_var = np.broadcast_to(LOG_VAR[:, None], mean.shape)
+  codes = np.stack([mean, log_var], axis=1).reshape(len(mean), -1).astype(np.float32)
+  variables = {'joint': {'params': {'auxiliary_log_var': jnp.zeros((3, 1))}}}
+  keys = jax.random.split(jax.random.key(0), len(mean))
+  latents, ratio = jax.jit(model.draw)(variables, keys, codes, observed)
+  z, w = np.split(np.asarray(latents, np.float64), [DIM], axis=1)
+  each = log_prob(z[:, None], mean[..., :DIM], scale[:, None]).sum(-1)
+  # What is not given is drawn from the prior: its ratio is 1.
+  own = log_prob(w, 0.0, 1.0) - log_prob(w, mean[..., DIM], scale)
+  expected = np.where(observed, own, 0.0).sum(-1)
+  for row, given in enumerate(observed):
+    if given.any():
+      mixture = scipy.special.logsumexp(each[row, given]) - np.log(given.sum())
+      expected[row] += log_prob(z[row], 0.0, 1.0).sum() - mixture
+  np.testing.assert_allclose(ratio, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_private_latents():
