@@ -1,24 +1,33 @@
 """Likelihood rows of the protocol, with small models that nothing has trained."""
 
+import dataclasses
 import types
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from mmsbm import evaluate
 from mmsbm.data.dataset import MultimodalDataset, Split
 from mmsbm.diffusion.parametrization import EDM
 from mmsbm.diffusion.sde import VE
+from mmsbm.distributions import Normal
 from mmsbm.evaluators.probability_flow import ProbabilityFlow
 from mmsbm.generate import Generator
 from mmsbm.infra import sharding
 from mmsbm.latents import LatentLayout
 from mmsbm.learners.autoencoder import AUTOENCODERS
+from mmsbm.learners.joint_vae import JointVAE
 from mmsbm.learners.latent_score import LatentScore
-from mmsbm.modalities import make_modality
+from mmsbm.modalities import Modality, Vector, make_modality
+from mmsbm.models.base import Setup
+from mmsbm.models.joint_vae import JointModel, Prior
 from mmsbm.models.score_based import ScoreBasedModel
 from mmsbm.nn.score_nets import MLPScoreNet
+from mmsbm.objectives import MVAE
 
 NUM = 30
 
@@ -95,9 +104,10 @@ class FakeExperiment:
   """What the protocol asks of an experiment without setups and judges."""
 
   is_joint, main_stage = False, 'score'
+  examples = staticmethod(examples)
 
   def __init__(self, workdir, generator, **likelihood):
-    split = Split(examples(), np.ones((NUM, 2), bool), None)
+    split = Split(self.examples(), np.ones((NUM, 2), bool), None)
     self.workdir = workdir
     self.modalities = generator.model.modalities
     self.names, self.setups = ('a', 'b'), {}
@@ -135,10 +145,10 @@ class FakeExperiment:
     )
 
 
-def measure(workdir, generator=None, **likelihood):
+def measure(workdir, generator=None, kind=FakeExperiment, **likelihood):
   generator = generator or make_generator()
-  experiment = FakeExperiment(workdir, generator, **likelihood)
-  return evaluate.evaluate(experiment, generator, {'score': 20})
+  experiment = kind(workdir, generator, **likelihood)
+  return evaluate.evaluate(experiment, generator, {kind.main_stage: 20})
 
 
 def test_what_a_run_says(tmp_path):
@@ -228,3 +238,106 @@ def test_other_measurements_do_not_depend_on_these_options(tmp_path):
     )  # fmt: skip
     prints.add(evaluate._fingerprint(experiment, {}, unit))
   assert len(prints) == 1
+
+
+# --- joint VAEs ---------------------------------------------------------------
+
+SLOPES, SCALE = {'a': (1.0, 0.5, -0.8), 'b': (0.7, -1.2)}, 0.6
+
+
+class LinearEncoder(nn.Module):
+  """p(x_m | z) as a density of z: times the prior it is the exact posterior."""
+
+  slopes: tuple[float, ...]
+
+  def __call__(self, x, train):
+    slopes = jnp.array(self.slopes)
+    square = jnp.square(slopes).sum()
+    mean = x @ slopes[:, None] / square
+    return mean, jnp.full_like(mean, jnp.log(SCALE**2 / square))
+
+
+class LinearDecoder(nn.Module):
+  slopes: tuple[float, ...]
+
+  def __call__(self, z, train):
+    return z * jnp.array(self.slopes)
+
+
+class JointExperiment(FakeExperiment):
+  """Of x_m = slopes_m z + noise."""
+
+  is_joint, main_stage = True, 'joint'
+
+  def __init__(self, *args, **likelihood):
+    super().__init__(*args, **likelihood)
+    self.config['decoder_sampler'] = None
+
+  @staticmethod
+  def examples():
+    rng = np.random.default_rng(1)
+    return {
+      name: rng.normal(size=(NUM, len(slopes))).astype(np.float32)
+      for name, slopes in SLOPES.items()
+    }
+
+
+def joint_generator():
+  modalities = tuple(
+    Modality(
+      name=name,
+      kind_name='vector',
+      kind=Vector(),
+      shape=(len(slopes),),
+      latent_dim=1,
+      encoder=LinearEncoder(slopes),
+      decoder=LinearDecoder(slopes),
+      likelihood=Normal(scale=SCALE),
+    )
+    for name, slopes in SLOPES.items()
+  )
+  model = JointModel(JointVAE(modalities, MVAE()), {'default': Setup(Prior())})
+  return Generator(
+    model, {'joint': {'params': {}}}, mesh=sharding.make_mesh(), chunk_size=16
+  )
+
+
+def log_evidence(*names):
+  """log p(x) of the modalities together, [NUM]."""
+  slopes = np.concatenate([SLOPES[name] for name in names])
+  cov = np.outer(slopes, slopes) + SCALE**2 * np.eye(len(slopes))
+  x = np.concatenate([JointExperiment.examples()[name] for name in names], axis=1)
+  return scipy.stats.multivariate_normal(np.zeros(len(cov)), cov).logpdf(x)
+
+
+def test_a_joint_vae_has_joint_and_conditional_bounds(tmp_path):
+  """With the exact posterior the first is the likelihood, the others are near it."""
+  options = dict(num_examples=NUM, num_importance_samples=4_000)
+  rows = measure(tmp_path, joint_generator(), JointExperiment, **options)
+  said = [(r['metric'], r['target'], r.get('given'), r['dimensions']) for r in rows]
+  assert said == [
+    ('joint_log_likelihood_bound', 'all', None, 5),
+    ('conditional_log_likelihood_bound', 'a', ['b'], 3),
+    ('conditional_log_likelihood_bound', 'b', ['a'], 2),
+  ]
+  joint = log_evidence('a', 'b')
+  conditional = [joint - log_evidence(given) for given in 'ba']
+  for row, exact, atol in zip(
+    rows, (joint, *conditional), (1e-4, 0.02, 0.02), strict=True
+  ):
+    np.testing.assert_allclose(row['value'], exact.mean(), atol=atol)
+    np.testing.assert_allclose(row['stderr'], exact.std() / NUM**0.5, rtol=0.1)
+    bits = -row['value'] / np.log(2) / row['dimensions']
+    np.testing.assert_allclose(row['bits_per_dimension'], bits)
+    assert row['n'] == NUM and row['num_importance_samples'] == 4_000
+    assert row['unit'] == 'nats' and row.get('num_given') in (None, 1)
+
+
+def test_diffusion_decoders_have_no_bound(tmp_path):
+  generator = joint_generator()
+  learner = generator.model.learner
+  first, *others = learner.modalities
+  first = dataclasses.replace(first, diffusion=object())
+  learner = dataclasses.replace(learner, modalities=(first, *others))
+  generator.model = dataclasses.replace(generator.model, learner=learner)
+  assert measure(tmp_path, generator, JointExperiment) == []

@@ -27,7 +27,7 @@ from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality, Vector, make_modality
 from mmsbm.models.base import Setup
 from mmsbm.models.joint_vae import JointModel, Prior
-from mmsbm.objectives import MMVAE, MVAE
+from mmsbm.objectives import MMVAE, MVAE, MMVAEPlus
 
 SCALE = 0.7
 # Orthogonal rows: the posterior of the latents is diagonal.
@@ -363,7 +363,7 @@ class Factor(nn.Module):
     return mean, jnp.broadcast_to(-jnp.log(precision), mean.shape)
 
 
-def joint_model(objective, encoder):
+def joint_model(objective, encoder, private=0):
   modalities = tuple(
     Modality(
       name=name,
@@ -377,13 +377,15 @@ def joint_model(objective, encoder):
     )
     for name in 'ab'
   )
-  return JointModel(JointVAE(modalities, objective), {'default': Setup(Prior())})
+  vae = JointVAE(modalities, objective, private_dim=private)
+  return JointModel(vae, {'default': Setup(Prior())})
 
 
 def joint_weights(model, num, num_samples, observed=(True, True)):
   """Log weights of log p(observed), [K, B], of x_m [K, B, M], and what is exact."""
   (raw_a, a), (raw_b, b) = raw_examples(num), raw_examples(num, seed=1)
-  variables, raw = {'joint': {'params': {}}}, (raw_a, raw_b)
+  private, raw = model.learner.private_dim, (raw_a, raw_b)
+  variables = {'joint': {'params': {'auxiliary_log_var': jnp.zeros((2, private))}}}
   codes = model.encode(variables, raw)
   shown = jnp.broadcast_to(jnp.array(observed), (num, 2))
   weights, each = jax.jit(
@@ -391,8 +393,9 @@ def joint_weights(model, num, num_samples, observed=(True, True)):
       model, variables, keys, codes, raw, shown, num_samples
     )
   )(keys(num))
-  whole, mean = np.concatenate([WEIGHT, WEIGHT], 1), np.concatenate([BIAS, BIAS])
-  cov = whole.T @ whole + SCALE**2 * np.eye(6)
+  mean, (shared, own) = np.concatenate([BIAS, BIAS]), np.split(WEIGHT, [2 - private])
+  cov = np.kron(np.ones((2, 2)), shared.T @ shared) + np.kron(np.eye(2), own.T @ own)
+  cov += SCALE**2 * np.eye(6)
   both = log_normal(np.concatenate([a, b], 1), mean, cov)
   return weights, each, both, log_normal(a, BIAS, cov[:3, :3])
 
@@ -410,8 +413,11 @@ def test_the_exact_joint_posterior_gives_the_exact_likelihood():
   np.testing.assert_allclose(np.mean(conditional), np.mean(both - alone), atol=0.02)
 
 
-def test_the_bound_of_a_mixture_tightens():
-  model = joint_model(MMVAE(), LinearEncoder())
+@pytest.mark.parametrize(
+  ('objective', 'private'), [(MMVAE(), 0), (MMVAEPlus(), 1)], ids=['mmvae', 'mmvaeplus']
+)
+def test_the_bound_of_a_mixture_tightens(objective, private):
+  model = joint_model(objective, LinearEncoder(), private)
   weights, _, both, _ = joint_weights(model, 300, 1_000)
   bounds = [float(importance_bound(weights[:k]).mean()) for k in (1, 10, 1_000)]
   assert bounds[0] < bounds[1] < bounds[2] < both.mean() + 0.01
