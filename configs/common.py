@@ -302,6 +302,9 @@ def joint_vae(
         # weight 1 the posteriors of `digits` kept 9 nats, of Gaussian decoders 77. In
         # short runs 3.3 was more coherent given others, 10 had better reconstructions.
         c.joint.likelihood_weights[name] = 3.0
+    c.decoder_guidance = dict(
+      name='classifier_free', scale=2.0, noise_min=0.55, noise_max=6.0
+    )
     # The score model is part of the method.
     c.compare.prior = dict(sampler=c.sampler.to_dict())
     c.sampler = c.compare.score.sampler
@@ -321,6 +324,7 @@ def diffusion_decoder(network: dict) -> dict:
     # Mean and standard deviation of pixels in [0, 1], about.
     offset=0.5,
     scale=0.35,
+    drop_probability=0.1,
   )
 
 

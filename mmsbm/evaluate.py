@@ -436,7 +436,7 @@ def _fingerprint(experiment: Experiment, steps: dict[str, int], unit: Unit) -> s
     VERSION,
     {k: config[k] for k in keys} | {'evaluate': common},
     unit.setup and experiment.setup_spec(unit.setup),
-    *([config['decoder_sampler']] if experiment.is_joint else []),
+    *experiment.decoding.values(),
     steps,
     experiment.dataset.content_hash,
     experiment.judged_by,
@@ -489,7 +489,7 @@ def sampling_seconds(
     'chunk_size': size,
     'devices': sorted(str(d.device_kind) for d in jax.devices()),
     'setup': experiment.setup_spec('default'),
-    'decoder_sampler': config.get('decoder_sampler'),
+    **experiment.decoding,
   }
   of = json.loads(json.dumps(of))
   if known and known['of'] == of:

@@ -26,7 +26,7 @@ from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
 from mmsbm.diffusion.sde import SDES
 from mmsbm.distributions import POSTERIORS
 from mmsbm.evaluators.probability_flow import ProbabilityFlow
-from mmsbm.guidance import GUIDANCE, Guidance
+from mmsbm.guidance import DECODER_GUIDANCE, GUIDANCE, DecoderGuidance, Guidance
 from mmsbm.infra import sharding
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import atomic_path
@@ -763,6 +763,12 @@ class Experiment:
       for name, spec in specs.items()
     }
 
+  @property
+  def decoding(self) -> dict[str, Any]:
+    """What the config says of sampling by diffusion decoders."""
+    keys = ('decoder_sampler', 'decoder_guidance')
+    return {key: self.config[key] for key in keys if self.config.get(key)}
+
   @functools.cached_property
   def decoder_sampler(self) -> Any:
     """Of diffusion decoders."""
@@ -775,6 +781,21 @@ class Experiment:
     return sampler
 
   @functools.cached_property
+  def decoder_guidance(self) -> DecoderGuidance | None:
+    """Of diffusion decoders; None for none."""
+    if not self.config.get('decoder_guidance'):
+      return None
+    guidance = build(DECODER_GUIDANCE, self.config['decoder_guidance'])
+    for modality in self.modalities:
+      if modality.diffusion and not modality.diffusion.drop_probability:
+        raise UserError(
+          'config.decoder_guidance needs decoders that were trained without latents '
+          f'too: config.modalities.{modality.name}.decoder.drop_probability must be '
+          'positive.'
+        )
+    return guidance
+
+  @functools.cached_property
   def model(self) -> MultimodalModel:
     if self.is_joint:
       return JointModel(
@@ -782,6 +803,7 @@ class Experiment:
         setups=self.setups,
         score=self.score,
         decoder_sampler=self.decoder_sampler,
+        decoder_guidance=self.decoder_guidance,
       )
     return ScoreBasedModel(
       autoencoders=self.autoencoders,

@@ -42,8 +42,8 @@ class Draw:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Guidance(abc.ABC):
-  """An interval of noise levels (arXiv 2404.07724); subclasses define the term.
+class GuidedLevels:
+  """A factor and an interval of noise levels (arXiv 2404.07724).
 
   Attributes:
     scale: factor of the term; 0 changes nothing.
@@ -80,6 +80,20 @@ class Guidance(abc.ABC):
         high = sde.time_of_noise_level(self.noise_max)
       low, high = np.float32(low), np.float32(high)
     return (t >= low) & (t <= high)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderGuidance(GuidedLevels):
+  """Classifier-free guidance of a diffusion decoder by its latent (arXiv 2207.12598).
+
+  The guided score is s(x, z) + scale (s(x, z) - s(x)): with exact scores, at every
+  time, that of p_t(x) p_t(z | x)^(1 + scale).
+  """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Guidance(GuidedLevels, abc.ABC):
+  """What is added to the score of latents; subclasses define the term."""
 
   @abc.abstractmethod
   def term(self, draw: Draw, score: jax.Array, z: jax.Array, t: jax.Array) -> jax.Array:
@@ -196,6 +210,7 @@ class Energy(Guidance):
 
 
 GUIDANCE = {'classifier_free': ClassifierFree, 'energy': Energy}
+DECODER_GUIDANCE = {'classifier_free': DecoderGuidance}
 
 
 def guided_score(
@@ -221,6 +236,8 @@ def guided_score(
   return guided
 
 
-def num_evaluations(guidance: Sequence[Guidance], sde: SDE, times: np.ndarray) -> int:
+def num_evaluations(
+  guidance: Sequence[GuidedLevels], sde: SDE, times: np.ndarray
+) -> int:
   """Network evaluations per sample, at a sampler's evaluation times [NFE]."""
   return len(times) + sum(int(np.sum(g.active(sde, times))) for g in guidance)

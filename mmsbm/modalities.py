@@ -225,12 +225,18 @@ def make_diffusion_decoder(
   weighting: str,
   offset: float,
   scale: float,
+  drop_probability: float = 0.0,
 ) -> DiffusionDecoder:
   """Builds a diffusion decoder from the arguments that stand in a config."""
   if weighting not in WEIGHTINGS:
     raise UserError(
       f'weighting={weighting!r} of a diffusion decoder is not one of '
       f'{sorted(WEIGHTINGS)}.' + nearest(weighting, WEIGHTINGS)
+    )
+  if not 0 <= drop_probability <= 1:
+    raise UserError(
+      f'drop_probability of a diffusion decoder is {drop_probability!r}; it lies in '
+      '[0, 1].'
     )
   return DiffusionDecoder(
     network=build(DENOISERS, network, shape=shape),
@@ -241,4 +247,5 @@ def make_diffusion_decoder(
     weighting=weighting,
     offset=offset,
     scale=scale,
+    drop_probability=drop_probability,
   )

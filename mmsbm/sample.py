@@ -84,7 +84,7 @@ def write_samples(
         describe_setup(experiment.setups['default']),
         steps,
         experiment.dataset.content_hash,
-        *([experiment.config['decoder_sampler']] if experiment.is_joint else []),
+        *experiment.decoding.values(),
       ],
       sort_keys=True,
     ).encode()

@@ -41,10 +41,10 @@ def test_what_it_measures(folder):
     for r in rows
     if r['metric'] == 'frechet' and r['num_given'] == 0
   }
-  # Of the score model 4, of the one diffusion decoder 10.
-  assert joint == {('default', 14), ('prior', 10), ('mixture', 10)}
+  # Of the score model 4; of the one diffusion decoder 10, and 4 at guided levels.
+  assert joint == {('default', 18), ('prior', 14), ('mixture', 14)}
   given = {(r['setup'], r['nfe']) for r in rows if r['metric'] == 'f1'}
-  assert given == {('default', 10)}
+  assert given == {('default', 14)}
   assert {r['model'] for r in rows} == {'diff_mvae'}
   probed = [r['num_given'] for r in rows if r['metric'] == 'latent_accuracy']
   assert sorted(set(probed)) == [1, 2]
@@ -151,6 +151,9 @@ COUPLED = dict(name='predictor_corrector', num_steps=2, batch_norms=True)
     ({'score.weighting': 'edn'}, "Did you mean 'edm'"),
     ({'score.paired_fraction': 0.5}, 'no pairs'),
     ({'decoder_sampler': COUPLED}, 'batch_norms'),
+    ({'modalities.image.decoder.drop_probability': 0.0}, 'decoder_guidance needs'),
+    ({'modalities.image.decoder.drop_probability': 2}, 'is 2; it lies in'),
+    ({'decoder_guidance.scal': 2.0}, "no argument 'scal'"),
     ({'stages': ('classifier', 'joint')}, "needs a score model"),
     ({'pretrained_stages': ('unimodal',)}, "has no stage 'unimodal'"),
   ],

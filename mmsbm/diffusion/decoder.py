@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from mmsbm.diffusion.losses import denoising_loss
 from mmsbm.diffusion.sde import SDE
+from mmsbm.guidance import DecoderGuidance
 from mmsbm.infra.noise import row_normal
 
 # Stream of the start of a row, apart from the small numbers of the samplers' steps.
@@ -35,6 +36,8 @@ class DiffusionDecoder:
     weighting: name in `losses.WEIGHTINGS`.
     offset: about the mean of the entries of x; 0.5 is that of images in [0, 1].
     scale: about their standard deviation, 0.3 to 0.4 in PolyMNIST and the digits.
+    drop_probability: share of training examples that come with the latent 0 in place
+      of their own, so that the network learns p(x) too, which guidance needs.
   """
 
   network: nn.Module
@@ -45,6 +48,7 @@ class DiffusionDecoder:
   weighting: str
   offset: float = 0.5
   scale: float = 0.35
+  drop_probability: float = 0.0
 
   def init(self, key: jax.Array, z: jax.Array) -> Any:
     """Linen variables; z [B, d] gives its size only."""
@@ -113,7 +117,12 @@ class DiffusionDecoder:
       [B].
     """
     u = (x.reshape(x.shape[0], -1) - self.offset) / self.scale
-    t, factor = self.times(rngs['time'], (u.shape[0], 1), self.sde)
+    time_key = rngs['time']
+    if self.drop_probability:
+      time_key, drop_key = jax.random.split(time_key)
+      dropped = jax.random.bernoulli(drop_key, self.drop_probability, (u.shape[0], 1))
+      z = jnp.where(dropped, 0.0, z)
+    t, factor = self.times(time_key, (u.shape[0], 1), self.sde)
     noise = jax.random.normal(rngs['noise'], u.shape, u.dtype)
     dropout = {name: key for name, key in rngs.items() if name == 'dropout'}
 
@@ -131,6 +140,7 @@ class DiffusionDecoder:
     keys: jax.Array,
     z: jax.Array,
     sampler: Callable[..., jax.Array],
+    guidance: DecoderGuidance | None = None,
   ) -> jax.Array:
     """Draws x given z; row i depends on keys[i] and z[i] only.
 
@@ -139,6 +149,7 @@ class DiffusionDecoder:
       keys: typed keys [B], not used for anything else.
       z: latents [B, d].
       sampler: one of `samplers.SAMPLERS`.
+      guidance: of a decoder that was trained with a `drop_probability`.
 
     Returns:
       Examples as networks see them, [B, *shape]; not clipped to their range.
@@ -146,7 +157,18 @@ class DiffusionDecoder:
     start = self.sde.prior_std * row_normal(keys, _START, (math.prod(self.shape),))
 
     def score_fn(u, t):
-      return self.score(variables, u, t, z)
+      score = self.score(variables, u, t, z)
+      if guidance is None:
+        return score
+      # The branch that is not taken is not computed.
+      return jax.lax.cond(
+        guidance.active(self.sde, t),
+        lambda: (
+          score
+          + guidance.scale * (score - self.score(variables, u, t, jnp.zeros_like(z)))
+        ),
+        lambda: score,
+      )
 
     def hold(keys, u, t, visit):
       del keys, t, visit  # Nothing is observed: z is all there is to know.

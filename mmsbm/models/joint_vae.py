@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mmsbm.distributions import POSTERIORS, Posterior
+from mmsbm.guidance import DecoderGuidance, num_evaluations
 from mmsbm.infra.noise import row_normal, substream
 from mmsbm.latents import NOISY
 from mmsbm.learners.joint_vae import JointVAE, own_latent
@@ -57,12 +58,14 @@ class JointModel:
       from the score model; it has a part only where nothing is given.
     score: auxiliary score model of z (arXiv 2408.16883).
     decoder_sampler: one of samplers.SAMPLERS, for diffusion decoders.
+    decoder_guidance: of the same; None for none.
   """
 
   learner: JointVAE
   setups: Mapping[str, Setup]
   score: LatentScore | None = None
   decoder_sampler: Any = None
+  decoder_guidance: DecoderGuidance | None = None
 
   @property
   def modalities(self) -> tuple[Modality, ...]:
@@ -104,9 +107,12 @@ class JointModel:
     sampler, total = self.setups[setup].sampler, 0
     if not num_given and not isinstance(sampler, tuple(PRIORS.values())):
       total += sampler.num_evaluations
-    decoders = sum(m.diffusion is not None for m in self.modalities)
-    if decoders:
-      total += decoders * self.decoder_sampler.num_evaluations
+    guidance = () if self.decoder_guidance is None else (self.decoder_guidance,)
+    for modality in self.modalities:
+      if modality.diffusion is not None:
+        sde = modality.diffusion.sde
+        times = self.decoder_sampler.evaluation_times(sde)
+        total += num_evaluations(guidance, sde, times)
     return total
 
   def sample_latents(self, variables, keys, codes, observed, setup):
@@ -215,6 +221,7 @@ class JointModel:
       substream(keys, _DECODE + index),
       own_latent(*parts, index),
       self.decoder_sampler,
+      self.decoder_guidance,
     )
     return modality.kind.to_data(x)
 

@@ -12,6 +12,7 @@ from mmsbm.diffusion.decoder import DiffusionDecoder
 from mmsbm.diffusion.losses import TIME_SAMPLING
 from mmsbm.diffusion.parametrization import EDM
 from mmsbm.diffusion.sde import SDES, VP
+from mmsbm.guidance import DecoderGuidance
 from mmsbm.nn.denoisers import MLPDenoiser
 from mmsbm.samplers import SAMPLERS
 
@@ -156,6 +157,68 @@ def test_loss_has_its_closed_form_value(weighting, times):
     tolerance = 4 * losses.std() / np.sqrt(n)
     assert tolerance < 0.1 * expected
     assert abs(losses.mean() - expected) < tolerance, error
+
+
+class _Either(nn.Module):
+  """The optimal network of EDM for x ~ N(0, 1) and, unless z is 0, x | z."""
+
+  rho: float = 0.8
+
+  @nn.compact
+  def __call__(self, x, t, z, train):
+    del train
+    s2 = jnp.exp(2 * t)[:, None]
+    v = jnp.where(z == 0, 1.0, 1 - self.rho**2)
+    y = x * jnp.sqrt(1 + s2)
+    clean = (v * y + s2 * self.rho * z) / (v + s2)
+    return (clean - y / (1 + s2)) * jnp.sqrt((1 + s2) / s2)
+
+
+@pytest.mark.parametrize('level,guided', [(0.4, False), (1.0, True), (6.0, False)])
+def test_guidance_gives_the_score_of_the_tilted_density(level, guided):
+  """p_t(x) p_t(z | x)^(1 + scale), in the interval; p_t(x | z) beside it."""
+  sde, rho, scale = SDES['ve'](), 0.8, 1.7
+  decoder = _decoder(network=_Either(), shape=(1,), sde=sde, offset=0.0, scale=1.0)
+  guidance = DecoderGuidance(scale=scale, noise_min=0.5, noise_max=5.0)
+  u = jnp.linspace(-2, 2, 5)[:, None]
+  z = jnp.array([0.5, -1.0, 2.0, 0.3, 1.1])[:, None]
+  t = sde.time_of_noise_level(level)
+
+  def sampler(keys, score_fn, start, *, sde, hold):
+    del keys, start, sde, hold
+    return score_fn(u, t)
+
+  def log_tilted(x, z):
+    variance = 1 + level**2
+    power = 1 + scale * guided
+    rest = (z - rho / variance * x) ** 2 / (1 - rho**2 / variance)
+    return -0.5 * (x**2 / variance + power * rest)
+
+  keys = jax.random.split(jax.random.key(0), 5)
+  got = decoder.sample({}, keys, z, sampler, guidance)
+  exact = jax.vmap(jax.grad(log_tilted))(u[:, 0], z[:, 0])
+  np.testing.assert_allclose(got[:, 0], exact, rtol=1e-4, atol=1e-5)
+
+
+def test_latents_are_dropped_with_their_probability():
+  """Where they are, no gradient reaches them and the loss is that of the latent 0."""
+  n, probability = 4_000, 0.3
+  z, x = _draw(jax.random.key(1), n)
+  rngs = {'time': jax.random.key(2), 'noise': jax.random.key(3)}
+  variables = _variables()
+
+  def losses(decoder, z):
+    return decoder.loss(variables, x, z, rngs, train=True)
+
+  some = _decoder(drop_probability=probability)
+  gradient = jax.grad(lambda z: losses(some, z).sum())(z)
+  dropped = ~gradient.any(-1)
+  spread = 4 * (probability * (1 - probability) / n) ** 0.5
+  assert abs(dropped.mean() - probability) < spread
+  shown = jnp.where(dropped[:, None], 0.0, z)
+  np.testing.assert_array_equal(losses(some, z), losses(some, shown))
+  everything = _decoder(drop_probability=1.0)
+  assert (losses(everything, z)[dropped] == losses(some, z)[dropped]).all()
 
 
 def test_likelihood_weighting_bounds_the_likelihood_tightly():

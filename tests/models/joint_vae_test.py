@@ -16,6 +16,7 @@ from mmsbm.diffusion.parametrization import EDM
 from mmsbm.diffusion.sde import VE
 from mmsbm.distributions import Normal
 from mmsbm.generate import Generator
+from mmsbm.guidance import DecoderGuidance
 from mmsbm.infra import sharding
 from mmsbm.latents import LatentLayout
 from mmsbm.learners.joint_vae import JointVAE
@@ -297,6 +298,8 @@ def test_diffusion_decoders_draw():
   )
   assert model.num_evaluations('score', 0) == 100
   assert model.num_evaluations('score', 1) == 40
+  every = dataclasses.replace(model, decoder_guidance=DecoderGuidance(scale=1.0))
+  assert every.num_evaluations('score', 1) == 80
   variables = {'joint': {'params': {'decoders_0': {}}}}
   made = Generator(model, variables, mesh=sharding.make_mesh(), chunk_size=MANY)
   latents = np.tile(np.array([[0.3, -1.0]], np.float32), (MANY, 1))
