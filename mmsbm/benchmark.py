@@ -6,12 +6,15 @@
 
 --what is a comma-separated part of:
   startup     seconds until the program is imported, and until it has its data.
-  train       steps per second of every stage after compilation, and its compile time.
+  train       steps per second of every stage after compilation, its compile time, and
+              the seconds of all its steps.
   sample      tuples per second against the number of network evaluations.
   modalities  a score step and sampling against the number of modalities.
   scaling     the same for several networks (--networks, --num_modalities): seconds,
               operations and compiled memory per example, and what the last number of
               modalities costs over the first. Not measured unless it is asked for.
+  cost        what a table of methods says: seconds to train the stages, without the
+              classifier, and seconds per sample. Not measured unless it is asked for.
 
 Networks have random weights and score models random latents: nothing is read but the
 data of the config. Beside each row stand the GFLOP/s of a matrix product measured
@@ -35,6 +38,7 @@ from absl import flags
 
 from mmsbm import main as program
 from mmsbm import train
+from mmsbm.evaluate import sampling_seconds
 from mmsbm.experiment import Experiment, describe_setup, parameter_count
 from mmsbm.generate import Generator
 from mmsbm.infra.errors import UserError
@@ -92,7 +96,7 @@ def _run_training(
 ) -> dict:
   """Trains a few blocks in a scratch folder and reads the rates it has logged."""
   block = experiment.loop_options.block_steps
-  steps = block * _BLOCKS.value
+  steps, num_steps = block * _BLOCKS.value, group[0].num_steps
   group = [dataclasses.replace(t, num_steps=steps) for t in group]
   options = train.LoopOptions(block, checkpoint_every_steps=steps)
   with tempfile.TemporaryDirectory() as workdir:
@@ -103,10 +107,12 @@ def _run_training(
       rows = [json.loads(line) for line in f]
   rates = [r['steps_per_second'] for r in rows if r['learner'] == group[0].name]
   rate = float(np.median(rates[1:]))
+  compiling = block / rates[0] - block / rate
   return {
     'steps_per_second': rate,
     'examples_per_second': rate * group[0].batch_size,
-    'compile_seconds': block / rates[0] - block / rate,
+    'compile_seconds': compiling,
+    'seconds': compiling + num_steps / rate,
     'batch_size': group[0].batch_size,
     'learners': len(group),
     'parameters': sum(parameter_count(t, experiment.blank_example) for t in group),
@@ -120,10 +126,10 @@ def _random_latents(experiment: Experiment, size: int = 4096) -> train.Source:
   return train.Source(arrays=arrays, size=size, seed=0, resident=True)
 
 
-def train_stages(experiment: Experiment) -> Iterator[dict]:
+def train_stages(experiment: Experiment, without: str = '') -> Iterator[dict]:
   for stage in experiment.config['stages']:
     group = list(experiment.trainings(stage))
-    if group:
+    if group and stage != without:
       random = stage in ('score', 'energy')
       source = _random_latents(experiment) if random else experiment.source(stage)
       yield {'stage': stage, **_run_training(experiment, group, source)}
@@ -198,6 +204,12 @@ def sample(experiment: Experiment) -> Iterator[dict]:
   yield {'decoders': len(experiment.names), 'tuples_per_second': len(z) / seconds}
 
 
+def cost(experiment: Experiment) -> Iterator[dict]:
+  yield from train_stages(experiment, without='classifier')
+  seconds = sampling_seconds(experiment, _random_generator(experiment))
+  yield {'seconds_per_sample': seconds['value'], 'stderr': seconds['stderr']}
+
+
 def modalities(experiment: Experiment) -> Iterator[dict]:
   """The config's score network on more and more copies of its first modality."""
   if experiment.is_joint:
@@ -231,6 +243,7 @@ MEASUREMENTS = {
   'sample': sample,
   'modalities': modalities,
   'scaling': networks,
+  'cost': cost,
 }
 
 

@@ -16,6 +16,9 @@ work on one folder at the same time, with or without --task.
          the lines <!-- study:NAME --> and <!-- /study -->, where NAME is the name of
          the results file. Without --study and --workdir: from the results file alone.
   list   prints the rows and their commands.
+  time   measures what finished rows cost, one after the other, with `python -m
+         mmsbm.benchmark --what=cost`; those that differ by their seed once. Without it
+         the costs are those of the runs, which may have had other company each.
 """
 
 import argparse
@@ -43,10 +46,14 @@ from mmsbm.infra.files import write_atomic
 from mmsbm.infra.metric_writer import read_results, write_results
 from mmsbm.report import numbers, tables, write_study_report
 
-MODES = ('run', 'table', 'list')
+MODES = ('run', 'table', 'list', 'time')
 FINISHED = 'finished.json'
+COST = 'cost.json'
 _POLL_SECONDS = 2.0
 _PROGRAM = (sys.executable, '-m', 'mmsbm.main')
+_BENCHMARK = (sys.executable, '-m', 'mmsbm.benchmark', '--what=cost')
+# Steps whose rate is that of all: two blocks after one that compiles.
+_TIMED = ('--config.loop.block_steps=50', '--blocks=3')
 
 # What a line of the results keeps of a row of results.jsonl.
 FIELDS = (
@@ -315,6 +322,39 @@ def run(study: Study, rows: Sequence[Any], publish) -> dict[str, str]:
   return failed
 
 
+def measure_costs(study: Study, rows: Sequence[Any]) -> dict[str, str]:
+  """Writes COST to the folders of finished rows and of those equal but for the seed.
+
+  Returns:
+    {name: what went wrong} of the rows that failed.
+  """
+  failed, known = {}, set()
+  for row in rows:
+    if row.mode != 'run' or row.name in known or not study.finished(row):
+      continue
+    folder, log = study.folder(row), study.workdir / 'logs' / f'{row.name}.cost.log'
+    command = [*_BENCHMARK, *_TIMED, *study.arguments(row), f'--workdir={folder}']
+    _log(f'{row.name} ...')
+    with open(log, 'w') as f:
+      done = subprocess.run(command, stdout=subprocess.PIPE, stderr=f, text=True)
+    if done.returncode:
+      lines = log.read_text(errors='replace').strip().splitlines() or ['']
+      failed[row.name] = f'exit code {done.returncode}: {lines[-1]} ({log})'
+      continue
+    measured = [json.loads(line) for line in done.stdout.splitlines()]
+    cost = {
+      'seconds': {m['stage']: m['seconds'] for m in measured if 'stage' in m},
+      'seconds_per_sample': measured[-1]['seconds_per_sample'],
+      'matmul_gflops': [m['matmul_gflops'] for m in measured],
+    }
+    for other in study.rows:
+      if other.columns == row.columns and study.finished(other):
+        write_atomic(study.folder(other) / COST, json.dumps(cost) + '\n')
+        known.add(other.name)
+    _log(f'{row.name} {json.dumps(cost)}')
+  return failed
+
+
 # --- results ------------------------------------------------------------------
 
 # What a line of the file holds for itself.
@@ -417,9 +457,13 @@ _PARTS = {'autoencoder': ('unimodal', 'joint'), 'latent_model': ('score', 'energ
 def _costs(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, float]:
   """Parameters and seconds of training of a run, those of autoencoders included.
 
-  Nothing is said of what the run of the autoencoders does not tell: of the time, if
-  that run has other modalities.
+  The seconds are those of COST, where that was measured. Nothing is said of what the
+  run of the autoencoders does not tell: of the time, if that run has other modalities.
   """
+  try:
+    timed = json.loads((folder / COST).read_text())
+  except (OSError, ValueError):
+    timed = None
   config, other = record['config'], None
   if config.get('pretrained'):
     path = pathlib.Path(os.path.expanduser(config['pretrained']))
@@ -439,7 +483,10 @@ def _costs(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, float]:
       same = not taken or (
         other and other['config']['modalities'].keys() == config['modalities'].keys()
       )
-      seconds.append(source['timings'].get(f'train {stage}') if same else None)
+      if timed:
+        seconds.append(timed['seconds'].get(stage))
+      else:
+        seconds.append(source['timings'].get(f'train {stage}') if same else None)
       parameters += [
         count
         for name, count in source['parameters'].items()
@@ -449,7 +496,9 @@ def _costs(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, float]:
       out[f'{part}_parameters'] = sum(parameters)
     if seconds and None not in seconds:
       out[f'{part}_seconds'] = round(sum(seconds), 2)
-  if 'seconds_per_sample' in record:
+  if timed:
+    out['seconds_per_sample'] = timed['seconds_per_sample']
+  elif 'seconds_per_sample' in record:
     out['seconds_per_sample'] = record['seconds_per_sample']['value']
   return out
 
@@ -576,6 +625,8 @@ def execute(args: argparse.Namespace) -> int:
     todo = [row for row in chosen if not study.finished(row)]
     _log(f'{len(chosen)} rows, {len(chosen) - len(todo)} of them finished')
     failed = run(study, chosen, lambda: _write_tables(args, collect(study, results)))
+  if args.mode == 'time':
+    failed = measure_costs(study, chosen)
   _write_tables(args, collect(study, results))
   for name, problem in failed.items():
     print(f'failed: {name}: {problem}', file=sys.stderr)

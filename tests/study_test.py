@@ -106,6 +106,21 @@ def test_the_table_is_exact():
     'training, where there is one over test examples. n = 1,500 test examples. Made on '
     'cpu, jax 0.10.2.',
   ]
+  # A comparison of methods says what the networks are, too.
+  lines = [each for each in lines if each['columns']['group'] == 'methods']
+  network = {
+    'setup': None, 'sampler': None, 'conditioning': None, 'guidance': None,
+    'nfe': None, 'stderr': None,
+  }  # fmt: skip
+  own = {'row': 'ae_s0', 'columns': {'group': 'autoencoders', 'method': 'SBM-VAE'}}
+  lines.append(line('classifier_accuracy', 0.5, **network, **own))
+  lines.append(line('seconds_per_sample', 0.0012, **network))
+  assert tables.markdown(lines).splitlines()[-4:] == [
+    '',
+    '| run | classifier accuracy | seconds per sample |',
+    '| --- | --- | --- |',
+    '| SBM-VAE | 0.975 | 0.0012 |',
+  ]
 
 
 def test_given_one_of_two_is_given_the_rest():
@@ -261,6 +276,14 @@ def test_costs_that_are_not_known(tmp_path):
   (tmp_path / 'ae' / 'run.json').write_text(json.dumps(other))
   costs = study._costs(tmp_path / 'one', record)
   assert costs == own | {'autoencoder_parameters': 11}
+  # What was measured afterwards stands for all.
+  cost = {'seconds': {'unimodal': 4.0, 'score': 3.0}, 'seconds_per_sample': 0.5}
+  (tmp_path / 'one' / study.COST).write_text(json.dumps(cost))
+  assert study._costs(tmp_path / 'one', record) == {
+    'autoencoder_parameters': 11, 'autoencoder_seconds': 4.0,
+    'latent_model_parameters': 7, 'latent_model_seconds': 3.0,
+    'seconds_per_sample': 0.5,
+  }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -888,6 +911,48 @@ def test_a_failed_row_is_said_at_the_end_and_stops_no_other(stand_in, capsys):
   assert study.main(command) == 1
   assert calls(stand_in) == {'wrong': 2, 'killed': 2, 'good': 1}
   assert study.main([*command, '--only=killed|good']) == 0
+
+
+BENCHMARK = """
+import sys
+with open('calls', 'a') as f:
+  f.write('x')
+print('{"stage": "score", "seconds": 7.0, "matmul_gflops": 50.0}')
+print('{"seconds_per_sample": 0.25, "matmul_gflops": 51.0}')
+sys.exit('error: no time.' if any('=../a' in a for a in sys.argv) else 0)
+"""
+
+
+def test_rows_that_differ_by_their_seed_are_timed_once(stand_in, capsys, monkeypatch):
+  rows = [
+    f"Row(name='{name}', columns={{'method': '{method}'}}, {more} {DIGITS})"
+    for name, method, more in [
+      ('a', 'x', ''),
+      ('b', 'x', 'seed=1,'),
+      ('failing', 'y', "pretrained='a',"),
+      ('wrong', 'x', 'seed=2,'),
+    ]
+  ]
+  command = [
+    'study', f'--study={write_study(stand_in, rows)}', f'--workdir={stand_in / "w"}'
+  ]  # fmt: skip
+  study.main(command)
+  path = stand_in / 'benchmark.py'
+  path.write_text(BENCHMARK)
+  monkeypatch.setattr(study, '_BENCHMARK', (sys.executable, str(path)))
+  monkeypatch.chdir(stand_in)
+  assert study.main([*command, '--mode=time']) == 1
+  assert (stand_in / 'calls').read_text() == 'xx'
+  assert 'failed: failing: exit code 1: error: no time.' in capsys.readouterr().err
+  costs = {
+    p.parent.name: json.loads(p.read_text()) for p in stand_in.glob('w/*/cost.*')
+  }
+  assert costs.keys() == {'a', 'b'} and costs['a'] == costs['b']
+  assert costs['a'] == {
+    'seconds': {'score': 7.0},
+    'seconds_per_sample': 0.25,
+    'matmul_gflops': [50.0, 51.0],
+  }
 
 
 def test_two_processes_share_the_rows(stand_in):

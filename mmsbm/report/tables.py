@@ -279,8 +279,20 @@ def note(table: Table) -> str:
 
 
 def markdown(lines: Sequence[Row]) -> str:
-  """The main table for README.md, with its note; bold is the best of its group."""
-  table = generation_table(lines)
+  """What README.md shows: the main table, with its note; bold is the best of its group.
+
+  Where all lines are of one group, which compares methods, that of the networks too.
+  """
+  table, networks = generation_table(lines), network_table(lines)
+  out = f'{_markdown(table)}\n{note(table)}\n'
+  groups = {entry.columns.get('group') for entry in table.entries}
+  if None not in groups and len(groups) == 1 and networks.entries:
+    kept = tuple(e for e in networks.entries if e.columns.get('group') in groups)
+    out += '\n' + _markdown(dataclasses.replace(networks, entries=kept))
+  return out
+
+
+def _markdown(table: Table) -> str:
   said, words = table.words()
   head = [*said, *(caption for caption, _ in table.measured)]
   out = [head, ['---'] * len(head)]
@@ -293,5 +305,4 @@ def markdown(lines: Sequence[Row]) -> str:
         text = numbers.format_number(cell['value'], cell.get('stderr'))
       cells.append(f'**{text}**' if table.is_best(entry, measure) else text)
     out.append([*line, *cells])
-  body = '\n'.join(f'| {" | ".join(cells)} |' for cells in out)
-  return f'{body}\n\n{note(table)}\n'
+  return '\n'.join(f'| {" | ".join(cells)} |' for cells in out) + '\n'
