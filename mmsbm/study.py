@@ -14,7 +14,8 @@ work on one folder at the same time, with or without --task.
   table  gathers the averages of the finished rows into the results file, writes
          WORKDIR/report/index.html and, with --readme, the table in that file, between
          the lines <!-- study:NAME --> and <!-- /study -->, where NAME is the name of
-         the results file. Without --study and --workdir: from the results file alone.
+         the results file; with --figure, coherence against quality as a PNG. Without
+         --study and --workdir: from the results file alone.
   list   prints the rows and their commands.
   time   measures what finished rows cost, one after the other, with `python -m
          mmsbm.benchmark --what=cost`; those that differ by their seed once. Without it
@@ -44,7 +45,7 @@ from mmsbm.evaluators import VERSION
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
 from mmsbm.infra.metric_writer import read_results, write_results
-from mmsbm.report import numbers, tables, write_study_report
+from mmsbm.report import numbers, tables, trade_off_figure, write_study_report
 
 MODES = ('run', 'table', 'list', 'time')
 FINISHED = 'finished.json'
@@ -559,6 +560,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument('--workdir', type=pathlib.Path, help='folder of all its runs')
   parser.add_argument('--results', type=pathlib.Path, help='WORKDIR/results.jsonl')
   parser.add_argument('--readme', type=pathlib.Path, help='file to put the table in')
+  parser.add_argument('--figure', type=pathlib.Path, help='PNG of the trade-offs')
   parser.add_argument('--only', default='', help='regular expression for names of rows')
   parser.add_argument('--task', type=int, default=0, help='this one of --num_tasks')
   parser.add_argument('--num_tasks', type=int, default=1)
@@ -573,7 +575,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   alone = args.mode == 'table' and args.results and not args.study
   if not alone and not (args.study and args.workdir):
     raise UserError('--study and --workdir are needed; see --help.')
-  if alone and not args.readme:
+  if alone and not (args.readme or args.figure):
     raise UserError('--readme says where the table of --results is to be written.')
   if args.readme and not args.readme.is_file():
     raise UserError(f'--readme={args.readme}: there is no such file.')
@@ -597,6 +599,11 @@ def _write_tables(args: argparse.Namespace, lines: Sequence[dict[str, Any]]) -> 
     _log(f'Report: {page}')
   if args.readme:
     insert_table(args.readme, name, tables.markdown(lines))
+  if args.figure:
+    picture = trade_off_figure(lines)
+    if not picture:
+      raise UserError('--figure: there are no two methods to set against each other.')
+    write_atomic(args.figure, picture)
 
 
 def execute(args: argparse.Namespace) -> int:

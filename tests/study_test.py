@@ -392,6 +392,14 @@ def test_tables_are_made_from_the_results_alone(tmp_path, capsys):
   arguments = ['study', '--mode=table', f'--results={results}', f'--readme={readme}']
   assert study.main(arguments) == 0
   assert tables.markdown(some_lines()) in readme.read_text()
+  picture = tmp_path / 'a.png'
+  arguments.append(f'--figure={picture}')
+  # Of two methods with both numbers.
+  assert study.main(arguments) == 0
+  assert picture.read_bytes().startswith(b'\x89PNG')
+  study.write_lines(results, [each for each in some_lines() if each['row'] != 'rae_s0'])
+  assert study.main(arguments) == 2
+  assert 'no two methods' in capsys.readouterr().err
   readme.write_text('')
   assert study.main(arguments) == 2
   assert 'lacks the lines <!-- study:digits -->' in capsys.readouterr().err

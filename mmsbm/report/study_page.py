@@ -79,8 +79,14 @@ def _paired_points(found: Sequence[Entry]) -> list[tuple[str, float, Entry]]:
   return points
 
 
-def _trade_offs(found: Sequence[Entry]) -> str:
-  """The methods, each as it is sampled from; nothing if there is only one."""
+def trade_off_figure(lines: Sequence[numbers.Row]) -> bytes:
+  """Coherence against quality of the methods as a PNG; empty if there is only one."""
+  panels = _trade_off_panels(tables.entries(lines))
+  return figures.trade_offs(panels) if panels else b''
+
+
+def _trade_off_panels(found: Sequence[Entry]) -> dict[str, dict]:
+  """What `figures.trade_offs` draws: each method as it is sampled from."""
   methods = [e for e in found if e.columns.get('group', METHODS) == METHODS]
   panels = {}
   for title, measures in numbers.TRADE_OFFS.items():
@@ -97,6 +103,11 @@ def _trade_offs(found: Sequence[Entry]) -> str:
         points[entry.run(), entry.sampling()] = tuple(cells)
     if len(points) > 1:
       panels[title] = points
+  return panels
+
+
+def _trade_offs(found: Sequence[Entry]) -> str:
+  panels = _trade_off_panels(found)
   if not panels:
     return ''
   caption = (
