@@ -7,7 +7,7 @@
 --what is a comma-separated part of:
   startup     seconds until the program is imported, and until it has its data.
   train       steps per second of every stage after compilation, its compile time, and
-              the seconds of all its steps.
+              the seconds of all its steps without that.
   sample      tuples per second against the number of network evaluations.
   modalities  a score step and sampling against the number of modalities.
   scaling     the same for several networks (--networks, --num_modalities): seconds,
@@ -107,12 +107,11 @@ def _run_training(
       rows = [json.loads(line) for line in f]
   rates = [r['steps_per_second'] for r in rows if r['learner'] == group[0].name]
   rate = float(np.median(rates[1:]))
-  compiling = block / rates[0] - block / rate
   return {
     'steps_per_second': rate,
     'examples_per_second': rate * group[0].batch_size,
-    'compile_seconds': compiling,
-    'seconds': compiling + num_steps / rate,
+    'compile_seconds': block / rates[0] - block / rate,
+    'seconds': num_steps / rate,
     'batch_size': group[0].batch_size,
     'learners': len(group),
     'parameters': sum(parameter_count(t, experiment.blank_example) for t in group),
@@ -123,6 +122,8 @@ def _random_latents(experiment: Experiment, size: int = 4096) -> train.Source:
   num, total = experiment.layout.num_modalities, experiment.layout.total
   z = np.random.default_rng(0).standard_normal((size, total), np.float32)
   arrays = {'z': z, 'present': np.ones((size, num), bool)}
+  if experiment.is_joint:
+    arrays['spread'] = np.ones_like(z)
   return train.Source(arrays=arrays, size=size, seed=0, resident=True)
 
 

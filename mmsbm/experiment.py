@@ -21,12 +21,13 @@ from mmsbm.build import build, check_arguments, nearest
 from mmsbm.data import DATASETS
 from mmsbm.data.dataset import MultimodalDataset, Split
 from mmsbm.data.loader import padded_chunks
+from mmsbm.diffusion.guided_levels import DECODER_GUIDANCE, DecoderGuidance
 from mmsbm.diffusion.losses import TIME_SAMPLING, WEIGHTINGS
 from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
 from mmsbm.diffusion.sde import SDES
 from mmsbm.distributions import POSTERIORS
 from mmsbm.evaluators.probability_flow import ProbabilityFlow
-from mmsbm.guidance import DECODER_GUIDANCE, GUIDANCE, DecoderGuidance, Guidance
+from mmsbm.guidance import GUIDANCE, Guidance
 from mmsbm.infra import sharding
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import atomic_path

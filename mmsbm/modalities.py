@@ -233,10 +233,10 @@ def make_diffusion_decoder(
       f'weighting={weighting!r} of a diffusion decoder is not one of '
       f'{sorted(WEIGHTINGS)}.' + nearest(weighting, WEIGHTINGS)
     )
-  if not 0 <= drop_probability <= 1:
+  if not 0 <= drop_probability < 1:
     raise UserError(
       f'drop_probability of a diffusion decoder is {drop_probability!r}; it lies in '
-      '[0, 1].'
+      '[0, 1).'
     )
   return DiffusionDecoder(
     network=build(DENOISERS, network, shape=shape),

@@ -49,7 +49,7 @@ from mmsbm.report import numbers, tables, trade_off_figure, write_study_report
 
 MODES = ('run', 'table', 'list', 'time')
 FINISHED = 'finished.json'
-COST = 'cost.json'
+COSTS = 'costs.json'
 _POLL_SECONDS = 2.0
 _PROGRAM = (sys.executable, '-m', 'mmsbm.main')
 _BENCHMARK = (sys.executable, '-m', 'mmsbm.benchmark', '--what=cost')
@@ -211,6 +211,13 @@ class Study:
 
   def fingerprint(self, row) -> str:
     """Identifies what a row is: its resolved config, wherever its files lie."""
+    return self._hash(row, seed=row.seed, pretrained=row.pretrained)
+
+  def program(self, row) -> str:
+    """Identifies what a row computes, whatever its seed."""
+    return self._hash(row)
+
+  def _hash(self, row, **more) -> str:
     config = dict(_load_config(row.config))
     for key in row.overrides:
       _check_key(config, key, row.name)
@@ -220,7 +227,9 @@ class Study:
       config['evaluate'] = {
         k: v for k, v in config['evaluate'].items() if k != 'linear_probe'
       }
-    overrides = {'seed': row.seed, 'pretrained': row.pretrained, **row.overrides}
+    if not config.get('decoder_guidance', True):
+      del config['decoder_guidance']
+    overrides = {**more, **row.overrides}
     parts = [VERSION, config, overrides, self.public_settings]
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha1(text.encode()).hexdigest()[:16]
@@ -324,17 +333,18 @@ def run(study: Study, rows: Sequence[Any], publish) -> dict[str, str]:
 
 
 def measure_costs(study: Study, rows: Sequence[Any]) -> dict[str, str]:
-  """Writes COST to the folders of finished rows and of those equal but for the seed.
+  """Writes COSTS: what the programs of finished rows cost, unless it is known.
 
   Returns:
     {name: what went wrong} of the rows that failed.
   """
-  failed, known = {}, set()
+  failed, known = {}, read_costs(study)
   for row in rows:
-    if row.mode != 'run' or row.name in known or not study.finished(row):
+    key = study.program(row)
+    if row.mode != 'run' or key in known or not study.finished(row):
       continue
     folder, log = study.folder(row), study.workdir / 'logs' / f'{row.name}.cost.log'
-    command = [*_BENCHMARK, *_TIMED, *study.arguments(row), f'--workdir={folder}']
+    command = [*_BENCHMARK, *study.arguments(row), *_TIMED, f'--workdir={folder}']
     _log(f'{row.name} ...')
     with open(log, 'w') as f:
       done = subprocess.run(command, stdout=subprocess.PIPE, stderr=f, text=True)
@@ -343,17 +353,25 @@ def measure_costs(study: Study, rows: Sequence[Any]) -> dict[str, str]:
       failed[row.name] = f'exit code {done.returncode}: {lines[-1]} ({log})'
       continue
     measured = [json.loads(line) for line in done.stdout.splitlines()]
-    cost = {
+    known[key] = {
+      'row': row.name,
       'seconds': {m['stage']: m['seconds'] for m in measured if 'stage' in m},
       'seconds_per_sample': measured[-1]['seconds_per_sample'],
       'matmul_gflops': [m['matmul_gflops'] for m in measured],
     }
-    for other in study.rows:
-      if other.columns == row.columns and study.finished(other):
-        write_atomic(study.folder(other) / COST, json.dumps(cost) + '\n')
-        known.add(other.name)
-    _log(f'{row.name} {json.dumps(cost)}')
+    write_atomic(study.workdir / COSTS, json.dumps(known, indent=1) + '\n')
+    _log(json.dumps(known[key]))
   return failed
+
+
+def read_costs(study: Study) -> dict[str, dict[str, Any]]:
+  """{program: what it costs}, as far as it has been measured."""
+  try:
+    return json.loads((study.workdir / COSTS).read_text())
+  except FileNotFoundError:
+    return {}
+  except ValueError as e:
+    raise UserError(f'{study.workdir / COSTS} is damaged; delete it.') from e
 
 
 # --- results ------------------------------------------------------------------
@@ -416,10 +434,15 @@ def _shared(lines: Sequence[dict[str, Any]], without: Sequence[str]) -> dict[str
 
 def gather(study: Study) -> dict[str, list[dict[str, Any]]]:
   """{name: lines for the results file} of every finished row."""
-  return {row.name: _lines(study, row) for row in study.rows if study.finished(row)}
+  costs = read_costs(study)
+  return {
+    row.name: _lines(study, row, costs.get(study.program(row)))
+    for row in study.rows
+    if study.finished(row)
+  }
 
 
-def _lines(study: Study, row) -> list[dict[str, Any]]:
+def _lines(study: Study, row, cost: Mapping[str, Any] | None) -> list[dict[str, Any]]:
   folder = study.folder(row)
   measured = read_results(folder / 'results.jsonl')
   if not measured:
@@ -445,7 +468,7 @@ def _lines(study: Study, row) -> list[dict[str, Any]]:
     kept['value'] = each['value']
     columns = {**row.columns, **row.setup_columns.get(each.get('setup'), {})}
     out.append({'row': row.name, 'columns': columns, **kept, **common})
-  for metric, value in _costs(folder, record).items():
+  for metric, value in _costs(folder, record, cost).items():
     fields = {'metric': metric, 'value': value, 'seed': config['seed']}
     out.append({'row': row.name, 'columns': dict(row.columns), **fields, **common})
   return out
@@ -455,16 +478,15 @@ def _lines(study: Study, row) -> list[dict[str, Any]]:
 _PARTS = {'autoencoder': ('unimodal', 'joint'), 'latent_model': ('score', 'energy')}
 
 
-def _costs(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, float]:
+def _costs(
+  folder: pathlib.Path, record: Mapping[str, Any], timed: Mapping[str, Any] | None
+) -> dict[str, float]:
   """Parameters and seconds of training of a run, those of autoencoders included.
 
-  The seconds are those of COST, where that was measured. Nothing is said of what the
-  run of the autoencoders does not tell: of the time, if that run has other modalities.
+  The seconds are those that were `timed`, see `measure_costs`, or else those of the
+  run. Nothing is said of what the run of the autoencoders does not tell: of the time,
+  if that run has other modalities.
   """
-  try:
-    timed = json.loads((folder / COST).read_text())
-  except (OSError, ValueError):
-    timed = None
   config, other = record['config'], None
   if config.get('pretrained'):
     path = pathlib.Path(os.path.expanduser(config['pretrained']))
@@ -576,7 +598,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   if not alone and not (args.study and args.workdir):
     raise UserError('--study and --workdir are needed; see --help.')
   if alone and not (args.readme or args.figure):
-    raise UserError('--readme says where the table of --results is to be written.')
+    raise UserError(
+      '--readme says where the table of --results is to be written, --figure where the '
+      'picture.'
+    )
+  if args.mode == 'time' and args.num_tasks > 1:
+    raise UserError('--mode=time measures one row after the other: no --num_tasks.')
   if args.readme and not args.readme.is_file():
     raise UserError(f'--readme={args.readme}: there is no such file.')
   if args.readme and read_table(args.readme, _name(args)) is None:
@@ -601,9 +628,10 @@ def _write_tables(args: argparse.Namespace, lines: Sequence[dict[str, Any]]) -> 
     insert_table(args.readme, name, tables.markdown(lines))
   if args.figure:
     picture = trade_off_figure(lines)
-    if not picture:
-      raise UserError('--figure: there are no two methods to set against each other.')
-    write_atomic(args.figure, picture)
+    if picture:
+      write_atomic(args.figure, picture)
+    else:
+      _log('no --figure: there are no two methods yet to set against each other')
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -103,7 +103,7 @@ def examples():
 class FakeExperiment:
   """What the protocol asks of an experiment without setups and judges."""
 
-  is_joint, main_stage = False, 'score'
+  is_joint, main_stage, decoding = False, 'score', {}
   examples = staticmethod(examples)
 
   def __init__(self, workdir, generator, **likelihood):

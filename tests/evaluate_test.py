@@ -105,7 +105,7 @@ class Fake:
 class FakeExperiment:
   """What the protocol asks of an experiment."""
 
-  is_joint, main_stage = False, 'score'
+  is_joint, main_stage, decoding = False, 'score', {}
 
   def __init__(self, workdir, num=997, num_present=997, **config):
     rng = np.random.default_rng(0)

@@ -10,6 +10,7 @@ import pytest
 
 import mmsbm
 from configs import arrays
+from mmsbm import evaluate
 from mmsbm import experiment as experiment_lib
 from mmsbm.experiment import Experiment
 from mmsbm.infra.errors import UserError
@@ -121,13 +122,23 @@ def test_another_solver_of_the_decoders(folder, program):
     f'--workdir={folder}',
     '--config.decoder_sampler.num_steps=3',
   )
+  # Of the levels 20, 2.24 and 0.09 one is guided.
   assert program(*arguments) == 0
   counts = {r['nfe'] for r in rows_of(folder) if 'nfe' in r}
-  assert counts == {7, 3}
+  assert counts == {8, 4}
   record = json.loads((folder / 'run.json').read_text())
   assert record['seconds_per_sample']['of']['decoder_sampler']['num_steps'] == 3
   assert (folder / 'samples' / 'given_first_1.npz').read_bytes() != picture
   assert (folder / 'metrics.jsonl').read_bytes() == trained
+
+
+def test_measured_and_drawn_anew_with_another_guidance_of_the_decoders(run):
+  made = run._experiment
+  config = made.config | {'decoder_guidance': dict(name='classifier_free', scale=9.0)}
+  other = Experiment(config, made.workdir)
+  assert made.decoding != other.decoding and other.decoder_guidance.scale == 9
+  unit = evaluate.Unit(None, 'default')
+  assert evaluate._fingerprint(made, {}, unit) != evaluate._fingerprint(other, {}, unit)
 
 
 COUPLED = dict(name='predictor_corrector', num_steps=2, batch_norms=True)

@@ -265,7 +265,7 @@ def test_costs_that_are_not_known(tmp_path):
   }  # fmt: skip
   own = {'latent_model_parameters': 7, 'latent_model_seconds': 5.0}
   (tmp_path / 'one').mkdir()
-  assert study._costs(tmp_path / 'one', record) == own
+  assert study._costs(tmp_path / 'one', record, None) == own
   # Of autoencoders of other modalities the time says nothing.
   (tmp_path / 'ae').mkdir()
   other = {
@@ -274,12 +274,11 @@ def test_costs_that_are_not_known(tmp_path):
     'parameters': {'unimodal/m0': 11, 'unimodal/m1': 12, 'classifier/digit': 13},
   }
   (tmp_path / 'ae' / 'run.json').write_text(json.dumps(other))
-  costs = study._costs(tmp_path / 'one', record)
+  costs = study._costs(tmp_path / 'one', record, None)
   assert costs == own | {'autoencoder_parameters': 11}
   # What was measured afterwards stands for all.
   cost = {'seconds': {'unimodal': 4.0, 'score': 3.0}, 'seconds_per_sample': 0.5}
-  (tmp_path / 'one' / study.COST).write_text(json.dumps(cost))
-  assert study._costs(tmp_path / 'one', record) == {
+  assert study._costs(tmp_path / 'one', record, cost) == {
     'autoencoder_parameters': 11, 'autoencoder_seconds': 4.0,
     'latent_model_parameters': 7, 'latent_model_seconds': 3.0,
     'seconds_per_sample': 0.5,
@@ -398,7 +397,7 @@ def test_tables_are_made_from_the_results_alone(tmp_path, capsys):
   assert study.main(arguments) == 0
   assert picture.read_bytes().startswith(b'\x89PNG')
   study.write_lines(results, [each for each in some_lines() if each['row'] != 'rae_s0'])
-  assert study.main(arguments) == 2
+  assert study.main(arguments) == 0
   assert 'no two methods' in capsys.readouterr().err
   readme.write_text('')
   assert study.main(arguments) == 2
@@ -580,6 +579,8 @@ def test_the_study_of_methods_can_be_built(data, tmp_path):
   from configs.studies import methods
 
   rows = methods.get_study(f'data={data},seeds=1')
+  products = [row.overrides for row in rows if 'product' in row.name]
+  assert [p['joint.objective']['single_terms'] for p in products] == [False, False]
   seen = {}
   for row, config, experiment in built(rows, tmp_path):
     if row.mode == 'train':
@@ -923,44 +924,54 @@ def test_a_failed_row_is_said_at_the_end_and_stops_no_other(stand_in, capsys):
 
 BENCHMARK = """
 import sys
+names = [a.split('=')[0] for a in sys.argv[1:]]
+# Flags of a config are refused before it.
+assert names.index('--config') < names.index('--config.loop.block_steps')
 with open('calls', 'a') as f:
   f.write('x')
+if any('=../a' in a for a in sys.argv):
+  sys.exit('error: no time.')
 print('{"stage": "score", "seconds": 7.0, "matmul_gflops": 50.0}')
 print('{"seconds_per_sample": 0.25, "matmul_gflops": 51.0}')
-sys.exit('error: no time.' if any('=../a' in a for a in sys.argv) else 0)
 """
 
 
 def test_rows_that_differ_by_their_seed_are_timed_once(stand_in, capsys, monkeypatch):
   rows = [
-    f"Row(name='{name}', columns={{'method': '{method}'}}, {more} {DIGITS})"
-    for name, method, more in [
-      ('a', 'x', ''),
-      ('b', 'x', 'seed=1,'),
-      ('failing', 'y', "pretrained='a',"),
-      ('wrong', 'x', 'seed=2,'),
+    f"Row(name='{name}', {more} {DIGITS})"
+    for name, more in [
+      ('a', ''),
+      ('b', 'seed=1,'),
+      ('other', "overrides={'score.num_steps': 3},"),
+      ('failing', "pretrained='a', overrides={'score.num_steps': 4},"),
+      ('wrong', "overrides={'score.num_steps': 5},"),
     ]
   ]
-  command = [
-    'study', f'--study={write_study(stand_in, rows)}', f'--workdir={stand_in / "w"}'
-  ]  # fmt: skip
+  own, work = write_study(stand_in, rows), stand_in / 'w'
+  command = ['study', f'--study={own}', f'--workdir={work}']
   study.main(command)
   path = stand_in / 'benchmark.py'
   path.write_text(BENCHMARK)
   monkeypatch.setattr(study, '_BENCHMARK', (sys.executable, str(path)))
   monkeypatch.chdir(stand_in)
   assert study.main([*command, '--mode=time']) == 1
-  assert (stand_in / 'calls').read_text() == 'xx'
+  assert (stand_in / 'calls').read_text() == 'xxx'
   assert 'failed: failing: exit code 1: error: no time.' in capsys.readouterr().err
-  costs = {
-    p.parent.name: json.loads(p.read_text()) for p in stand_in.glob('w/*/cost.*')
-  }
-  assert costs.keys() == {'a', 'b'} and costs['a'] == costs['b']
-  assert costs['a'] == {
-    'seconds': {'score': 7.0},
-    'seconds_per_sample': 0.25,
+  made = study.Study(str(own), work, (), tuple(study.load_study(str(own))))
+  costs, by_name = study.read_costs(made), {row.name: row for row in made.rows}
+  assert costs.keys() == {made.program(by_name[name]) for name in ('b', 'other')}
+  assert costs[made.program(by_name['b'])] == {
+    'row': 'a', 'seconds': {'score': 7.0}, 'seconds_per_sample': 0.25,
     'matmul_gflops': [50.0, 51.0],
-  }
+  }  # fmt: skip
+  # What is known is not measured again.
+  study.main([*command, '--mode=time', '--only=^(a|b|other)$'])
+  assert (stand_in / 'calls').read_text() == 'xxx'
+  assert study.main([*command, '--mode=time', '--num_tasks=2']) == 2
+  (work / study.COSTS).write_text('{')
+  capsys.readouterr()
+  assert study.main([*command, '--mode=time']) == 2
+  assert 'costs.json is damaged' in capsys.readouterr().err
 
 
 def test_two_processes_share_the_rows(stand_in):

@@ -7,7 +7,8 @@ modality (MMVAE, MMVAE+), or more (MVAE, Hölder).
 The ablation of Diff-MVAE is of its fusion, MoPoE or a product of experts; of decoders,
 diffusion models or not; and of how latents are drawn from nothing. Products are trained
 by two of the terms of MVAE, that of all modalities and that of a random subset: with
-all of them diffusion decoders would be three times slower.
+all of them diffusion decoders would be three times slower. With diffusion decoders come
+the weight of their likelihood and their guidance.
 
   python -m mmsbm.study --study=configs/studies/methods.py:data=digits \
     --workdir=runs/studies/methods_digits --results=launch/results/methods_digits.jsonl

@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmsbm.diffusion.guided_levels import DecoderGuidance
 from mmsbm.diffusion.losses import denoising_loss
 from mmsbm.diffusion.sde import SDE
-from mmsbm.guidance import DecoderGuidance
 from mmsbm.infra.noise import row_normal
 
 # Stream of the start of a row, apart from the small numbers of the samplers' steps.
@@ -104,7 +104,8 @@ class DiffusionDecoder:
     to terms that depend on no parameter and on no latent (arXiv 2101.09258, theorem 3;
     arXiv 2107.00630, eq. 17): as the half of a squared residual is for a Gaussian. With
     'edm' or 'uniform' it is no bound, but one that counts coarse structure more: then
-    its weight against the other terms of an ELBO has to be chosen.
+    its weight against the other terms of an ELBO has to be chosen. Nor is it one with
+    latents that are dropped.
 
     Args:
       variables: of the network.

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mmsbm.diffusion.guided_levels import DecoderGuidance
 from mmsbm.distributions import POSTERIORS, Posterior
-from mmsbm.guidance import DecoderGuidance, num_evaluations
+from mmsbm.guidance import num_evaluations
 from mmsbm.infra.noise import row_normal, substream
 from mmsbm.latents import NOISY
 from mmsbm.learners.joint_vae import JointVAE, own_latent

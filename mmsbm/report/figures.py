@@ -4,6 +4,7 @@ Figures are made without pyplot: no global state, no window system.
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -23,6 +24,7 @@ SECOND = '#c95c2e'
 SERIES = (
   '#2f6fba', '#c95c2e', '#3f8f5b', '#8a5fb0', '#b8860b',
   '#2a9aa5', '#c04a7b', '#6b7785', '#8c6a4f', '#7fa32b',
+  '#1c2340', '#f08fb3', '#7fc4f5', '#f2a65a',
 )  # fmt: skip
 DASHES = ('-', '--', ':')
 MARKERS = ('o', 's', '^', 'D', 'v')
@@ -151,7 +153,8 @@ def trade_offs(
   colour = dict(zip(methods, colours(len(methods)), strict=True))
   marker = {way: MARKERS[i % len(MARKERS)] for i, way in enumerate(ways)}
   with matplotlib.rc_context(STYLE):
-    height = 3.4 + 0.19 * max(len(methods), len(ways))
+    columns = 1 if len(methods) <= 6 else 2
+    height = 3.4 + 0.19 * max(math.ceil(len(methods) / columns), len(ways))
     figure, frames = _axes(
       len(panels), columns=len(panels), width=3.7 * len(panels), height=height
     )
@@ -173,7 +176,7 @@ def trade_offs(
       axes.set_xlabel('coherence')
     frames[0].set_ylabel('Fréchet distance')
     handles = [Line2D([], [], color=colour[m], linewidth=4) for m in methods]
-    figure.legend(handles, methods, loc='outside lower left', ncols=1)
+    figure.legend(handles, methods, loc='outside lower left', ncols=columns)
     if len(ways) > 1:
       handles = [
         Line2D([], [], color=INK, marker=marker[w], linestyle='') for w in ways

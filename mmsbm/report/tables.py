@@ -283,12 +283,13 @@ def markdown(lines: Sequence[Row]) -> str:
 
   Where all lines are of one group, which compares methods, that of the networks too.
   """
-  table, networks = generation_table(lines), network_table(lines)
+  table = generation_table(lines)
   out = f'{_markdown(table)}\n{note(table)}\n'
   groups = {entry.columns.get('group') for entry in table.entries}
-  if None not in groups and len(groups) == 1 and networks.entries:
-    kept = tuple(e for e in networks.entries if e.columns.get('group') in groups)
-    out += '\n' + _markdown(dataclasses.replace(networks, entries=kept))
+  if None not in groups and len(groups) == 1:
+    own = [line for line in lines if line['columns'].get('group') in groups]
+    networks = network_table(own)
+    out += '\n' + _markdown(networks) if networks.entries else ''
   return out
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mmsbm.diffusion.decoder import DiffusionDecoder
+from mmsbm.diffusion.guided_levels import DecoderGuidance
 from mmsbm.diffusion.losses import TIME_SAMPLING
 from mmsbm.diffusion.parametrization import EDM
 from mmsbm.diffusion.sde import SDES, VP
-from mmsbm.guidance import DecoderGuidance
 from mmsbm.nn.denoisers import MLPDenoiser
 from mmsbm.samplers import SAMPLERS
 

@@ -12,11 +12,11 @@ import scipy.special
 import scipy.stats
 
 from mmsbm.diffusion.decoder import DiffusionDecoder
+from mmsbm.diffusion.guided_levels import DecoderGuidance
 from mmsbm.diffusion.parametrization import EDM
 from mmsbm.diffusion.sde import VE
 from mmsbm.distributions import Normal
 from mmsbm.generate import Generator
-from mmsbm.guidance import DecoderGuidance
 from mmsbm.infra import sharding
 from mmsbm.latents import LatentLayout
 from mmsbm.learners.joint_vae import JointVAE
@@ -298,13 +298,18 @@ def test_diffusion_decoders_draw():
   )
   assert model.num_evaluations('score', 0) == 100
   assert model.num_evaluations('score', 1) == 40
-  every = dataclasses.replace(model, decoder_guidance=DecoderGuidance(scale=1.0))
+  every = dataclasses.replace(model, decoder_guidance=DecoderGuidance(scale=0.5))
   assert every.num_evaluations('score', 1) == 80
   variables = {'joint': {'params': {'decoders_0': {}}}}
   made = Generator(model, variables, mesh=sharding.make_mesh(), chunk_size=MANY)
   latents = np.tile(np.array([[0.3, -1.0]], np.float32), (MANY, 1))
   x = made.decode(latents, key=jax.random.key(4))
   check_moments(x[0], [0.6, -2.0], 0.5)
+  # Away from the latent 0: N(2 z (1 + scale), 0.5^2).
+  guided = Generator(every, variables, mesh=sharding.make_mesh(), chunk_size=MANY)
+  far = guided.decode(latents, key=jax.random.key(4))
+  check_moments(far[0], [0.9, -3.0], 0.5)
+  np.testing.assert_array_equal(far[1], x[1])
   np.testing.assert_allclose(x[1], 2 * latents, rtol=1e-6)
   again = made.decode(latents[:3], key=jax.random.key(4))
   np.testing.assert_allclose(again[0], x[0][:3], rtol=1e-4, atol=1e-5)
