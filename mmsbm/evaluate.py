@@ -489,7 +489,6 @@ def sampling_seconds(
     'chunk_size': size,
     'devices': sorted(str(d.device_kind) for d in jax.devices()),
     'setup': experiment.setup_spec('default'),
-    'decoder_sampler': None,
     **experiment.decoding,
   }
   of = json.loads(json.dumps(of))

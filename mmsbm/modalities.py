@@ -225,7 +225,7 @@ def make_diffusion_decoder(
   weighting: str,
   offset: float,
   scale: float,
-  drop_probability: float = 0.0,
+  drop_probability: float,
 ) -> DiffusionDecoder:
   """Builds a diffusion decoder from the arguments that stand in a config."""
   if weighting not in WEIGHTINGS:

@@ -228,6 +228,7 @@ class Study:
         k: v for k, v in config['evaluate'].items() if k != 'linear_probe'
       }
     if not config.get('decoder_guidance', True):
+      # An option without effect, for the same reason.
       del config['decoder_guidance']
     overrides = {**more, **row.overrides}
     parts = [VERSION, config, overrides, self.public_settings]

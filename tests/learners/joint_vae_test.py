@@ -132,6 +132,7 @@ DIFFUSION = dict(
   weighting='edm',
   offset=0.0,
   scale=1.0,
+  drop_probability=0.0,
 )
 
 
