@@ -54,21 +54,13 @@ class Generator:
     self._judge_variables = sharding.put_replicated(judge_variables or {}, mesh)
     # Arrays are arguments, never closed over: the program is compiled once.
     self._encode = jax.jit(model.encode)
-    self._reconstruct = jax.jit(
-      lambda variables, key, rows, codes: model.reconstruct(
-        variables, row_keys(key, rows), codes
-      )
-    )
+    self._reconstruct = jax.jit(self._raw_of(model.reconstruct))
     self._mean_latents = jax.jit(
       lambda variables, key, rows, codes, observed: model.mean_latents(
         variables, row_keys(key, rows), codes, observed
       )
     )
-    self._decode = jax.jit(
-      lambda variables, key, rows, latents: model.decode(
-        variables, row_keys(key, rows), latents
-      )
-    )
+    self._decode = jax.jit(self._raw_of(model.decode))
     self._judge = jax.jit(self._judge_fn)
 
   @functools.cached_property
@@ -79,6 +71,17 @@ class Generator:
       )
 
     return jax.jit(fn, static_argnames=('setup',))
+
+  def _raw_of(self, decode: Callable) -> Callable:
+    """Raw examples of a decoder, and which of them [B, M] were finite before."""
+
+    def fn(variables, key, rows, inputs):
+      out = decode(variables, row_keys(key, rows), inputs)
+      pairs = list(zip(self.model.modalities, out, strict=True))
+      finite = [jnp.isfinite(x).reshape(len(rows), -1).all(-1) for _, x in pairs]
+      return tuple(m.kind.to_data(x) for m, x in pairs), jnp.stack(finite, axis=1)
+
+    return fn
 
   def _judge_fn(self, variables, x):
     """Classes [B, M] (-1: not judged) and features, one [B, F] or [B, 0] each."""
@@ -199,7 +202,11 @@ class Generator:
     return np.zeros((size, sum(self.model.latent_dims.values())), np.float32)
 
   def decode(self, latents: np.ndarray, *, key: jax.Array) -> tuple[np.ndarray, ...]:
-    """Latents [N, D] to raw examples, one array [N, *shape] per modality."""
+    """Latents [N, D] to raw examples, one array [N, *shape] per modality.
+
+    Raises:
+      UserError: a decoder gave what is not finite.
+    """
     return self._to_raw(self._decode, latents, key)
 
   def reconstruct(self, codes: np.ndarray, *, key: jax.Array) -> tuple[np.ndarray, ...]:
@@ -212,7 +219,15 @@ class Generator:
       np.zeros((len(inputs), *m.shape), m.kind.dtype) for m in self.model.modalities
     )
     for indices, mask in self._chunks(len(inputs)):
-      x = fn(self._variables, key, *self._put((indices, inputs[indices])))
+      x, finite = fn(self._variables, key, *self._put((indices, inputs[indices])))
+      finite = np.asarray(finite)[mask].all(0)
+      if not finite.all():
+        names = [self.model.modalities[i].name for i in np.flatnonzero(~finite)]
+        raise UserError(
+          f'the decoders of {names} gave values that are not finite: train them longer '
+          'or, if they are diffusion models, use less decoder_guidance or more steps '
+          'of decoder_sampler.'
+        )
       for whole, part in zip(out, x, strict=True):
         whole[indices[mask]] = np.asarray(part)[mask]
     return out

@@ -80,7 +80,7 @@ class Fake:
     # Features need some spread for a Frechet distance.
     spread = (jnp.arange(len(z)) % 7).astype(jnp.uint8)
     pixels = pixels.at[:, :, 0, 1, 0].set(spread[:, None])
-    return tuple(pixels[:, m] for m in range(3))
+    return tuple(pixels[:, m] / 255.0 for m in range(3))
 
   def reconstruct(self, variables, keys, codes):
     return self.decode(variables, keys, codes)

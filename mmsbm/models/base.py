@@ -94,12 +94,15 @@ class MultimodalModel(Protocol):
   def reconstruct(
     self, variables: PyTree, keys: jax.Array, codes: jax.Array
   ) -> tuple[jax.Array, ...]:
-    """Every modality from itself alone, raw, one array [B, *shape] each."""
+    """Every modality from itself alone; see `decode`."""
 
   def decode(
     self, variables: PyTree, keys: jax.Array, latents: jax.Array
   ) -> tuple[jax.Array, ...]:
-    """Latents [B, D] to raw examples, one array [B, *shape] per modality.
+    """Latents [B, D] to examples as the networks see them, [B, *model_shape] each.
+
+    Means of likelihoods, or samples of diffusion decoders. `Generator` turns them into
+    raw examples, as data files hold them.
 
     Decoders that draw samples use the typed keys [B], a row its own.
     """

@@ -211,20 +211,19 @@ class JointModel:
     return tuple(self._decode_one(i, variables, keys, latents) for i in numbers)
 
   def _decode_one(self, index, variables, keys, latents):
-    """Raw examples of modality number `index`."""
+    """Examples [B, *model_shape] of modality number `index`."""
     learner, modality = self.learner, self.modalities[index]
     own, parts = variables['joint'], self._parts(latents)
     if modality.diffusion is None:
       output = learner.network.apply(own, index, *parts, method='decode_one')
-      return modality.kind.to_data(modality.likelihood.mean(output))
-    x = modality.diffusion.sample(
+      return modality.likelihood.mean(output)
+    return modality.diffusion.sample(
       learner.denoiser_variables(own, index),
       substream(keys, _DECODE + index),
       own_latent(*parts, index),
       self.decoder_sampler,
       self.decoder_guidance,
     )
-    return modality.kind.to_data(x)
 
   def reconstruct(self, variables, keys, codes):
     """Every modality from itself alone, at the mean of its posterior."""

@@ -72,7 +72,7 @@ class ScoreBasedModel:
       output = autoencoder.network.apply(
         variables['unimodal'][modality.name], part, method='decode'
       )
-      out.append(modality.kind.to_data(modality.likelihood.mean(output)))
+      out.append(modality.likelihood.mean(output))
     return tuple(out)
 
   def mean_latents(self, variables, keys, codes, observed):

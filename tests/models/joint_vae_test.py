@@ -18,6 +18,7 @@ from mmsbm.diffusion.sde import VE
 from mmsbm.distributions import Normal
 from mmsbm.generate import Generator
 from mmsbm.infra import sharding
+from mmsbm.infra.errors import UserError
 from mmsbm.latents import LatentLayout
 from mmsbm.learners.joint_vae import JointVAE
 from mmsbm.learners.latent_score import LatentScore
@@ -272,6 +273,10 @@ def test_private_latents():
   np.testing.assert_allclose(z[:, DIM:].std(0), [1.0, 1.0, np.exp(0.25)], rtol=0.08)
   x = generator.decode(z, key=jax.random.key(0))
   np.testing.assert_allclose(x[1], 2 * z[:, [0, 1, 3]], rtol=1e-5)
+  # Of 8-bit pictures one would not see that they were not finite.
+  z[7, 3] = np.inf
+  with pytest.raises(UserError, match=r"\['m1'\] gave values that are not finite"):
+    generator.decode(z, key=jax.random.key(0))
 
 
 def test_diffusion_decoders_draw():
