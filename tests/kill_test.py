@@ -7,6 +7,7 @@ can do harm; k is drawn at random, and every change of a whole run has a number.
 The long campaign kills the real command from outside, at random times.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -30,22 +31,37 @@ import ml_collections
 from configs import digits
 
 def get_config(arg=None):
-  """digits with three modalities of unequal latent sizes and tiny networks."""
-  c = digits.get_config('smoke,modalities=3').to_dict()
+  """digits with three modalities of unequal latent sizes and tiny networks.
+
+  arg: 'score', 'energy' for that stage too, or 'joint' for a joint VAE, of which one
+  modality has a diffusion decoder.
+  """
+  method = 'diff_mvae' if arg == 'joint' else 'sbm_vae'
+  c = digits.get_config(f'smoke,modalities=3,method={method}').to_dict()
   small = dict(name='mlp', widths=(8,))
   for size, modality in enumerate(c['modalities'].values(), start=2):
-    modality.update(encoder=small, decoder=small, latent_dim=size)
+    if arg != 'joint':
+      modality.update(encoder=small, decoder=small, latent_dim=size)
+    elif size > 2:
+      modality.update(encoder=small, decoder=small)
+    else:
+      modality['decoder']['network'].update(width=8, num_layers=1)
   patch = dict(name='patch', patch=8, width=4, num_layers=1, dropout=0.1)
   c['classifier']['network'] = patch
   c['score']['network'] = dict(name='mlp', width=8, num_blocks=1, expansion=1)
   c['data'].update(num_train=96, num_val=16, num_test=32)
-  c['stages'], c['guidance'] = ('classifier', 'unimodal', 'score'), {}
+  if arg == 'energy':
+    c['energy']['network'].update(width=8, num_blocks=1, features=4)
+  elif arg == 'score':
+    c['stages'], c['guidance'] = ('classifier', 'unimodal', 'score'), {}
   for stage in c['stages']:
     c[stage].update(num_steps=6, batch_size=8, ema_decay=0.9)
   c['loop'].update(block_steps=1, checkpoint_every_steps=2)
   c['evaluate'].update(num_examples=30, max_subsets=2, chunk_size=30)
   c['evaluate']['precision_recall'] = False
-  c['sampler'] = dict(name='dpm_solver', num_steps=2)
+  if arg != 'energy':
+    c['sampler'] = dict(name='dpm_solver', num_steps=2)
+  c['evaluate']['linear_probe'] = 0
   c['compare'] = {}
   c['sample'].update(num_examples=2, num_samples=1)
   return ml_collections.ConfigDict(c)
@@ -122,7 +138,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def forked(environment):
-  """Runs the program in a fork: (folder of a run, kill_at) to (status, changes)."""
+  """Runs the program in a fork: place, kill_at and variant to status and changes."""
   folder, env = environment
   with subprocess.Popen(
     [sys.executable, folder / 'zygote.py'],
@@ -134,10 +150,10 @@ def forked(environment):
     text=True,
   ) as process:
 
-    def run(place, kill_at=0):
+    def run(place, kill_at=0, variant='score'):
       place.mkdir(exist_ok=True)
       task = {
-        'argv': arguments(folder, place),
+        'argv': arguments(folder, place, variant),
         'kill_at': kill_at,
         'folder': str(place),
       }
@@ -150,11 +166,11 @@ def forked(environment):
     process.stdin.close()
 
 
-def arguments(folder, place):
+def arguments(folder, place, variant='score'):
   """The command; data set and run both lie in `place`."""
   return [
     'main.py',
-    f'--config={folder / "tiny.py"}',
+    f'--config={folder / "tiny.py"}:{variant}',
     f'--workdir={place / "run"}',
     f'--config.data.cache_dir={place / "cache"}',
   ]
@@ -164,7 +180,7 @@ def state(place):
   """Everything a run leaves that must not depend on how often it was killed."""
   run = place / 'run'
   out = {}
-  for folder in sorted((run / 'checkpoints').glob('*/*')) + [run / 'checkpoints/score']:
+  for folder in sorted(p for p in (run / 'checkpoints').rglob('*') if p.is_dir()):
     steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
     if not steps:
       continue
@@ -202,25 +218,30 @@ def assert_same(got, expected):
 
 @pytest.fixture(scope='module')
 def straight(forked, tmp_path_factory):
-  """A run that nobody disturbed, and how many changes it made to files."""
-  place = tmp_path_factory.mktemp('straight')
-  status, changes = forked(place)
-  assert status == 0, (place / 'log').read_text()
-  return state(place), changes
+  """Variant to a run that nobody disturbed, and how many changes it made to files."""
+
+  @functools.cache
+  def run(variant='score'):
+    place = tmp_path_factory.mktemp(f'straight_{variant}')
+    status, changes = forked(place, variant=variant)
+    assert status == 0, (place / 'log').read_text()
+    return state(place), changes
+
+  return run
 
 
-def kill_and_resume(forked, place, moments):
+def kill_and_resume(forked, place, moments, variant='score'):
   """Kills at each of the moments (counted from every start), then lets it end."""
   for moment in moments:
-    status, _ = forked(place, moment)
+    status, _ = forked(place, moment, variant)
     # A late moment may never come: then the run has ended well.
     assert status in (-signal.SIGKILL, 0), (place / 'log').read_text()
-  status, _ = forked(place)
+  status, _ = forked(place, variant=variant)
   assert status == 0, (place / 'log').read_text()
 
 
 def test_the_state_of_a_run_is_worth_comparing(straight):
-  expected, changes = straight
+  expected, changes = straight()
   assert changes > 200
   kinds = {k.split()[0].split('/')[0] for k in expected}
   assert {'classifier', 'unimodal', 'score', 'latents', 'results', 'metrics'} <= kinds
@@ -231,7 +252,7 @@ def test_the_state_of_a_run_is_worth_comparing(straight):
 @pytest.mark.parametrize('seed', range(1))
 def test_killed_at_random_changes_of_files(forked, straight, tmp_path, seed):
   """Two runs, each killed twice."""
-  expected, changes = straight
+  expected, changes = straight()
   rng = random.Random(seed)
   # One early and one late kill; the second counts from the restart.
   first = rng.randrange(1, changes)
@@ -241,12 +262,22 @@ def test_killed_at_random_changes_of_files(forked, straight, tmp_path, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('seed', range(100, 120))
-def test_killed_at_many_random_changes_of_files(forked, straight, tmp_path, seed):
-  expected, changes = straight
+@pytest.mark.parametrize(
+  ('variant', 'seed'),
+  [
+    *(('score', seed) for seed in range(100, 120)),
+    *(('energy', seed) for seed in range(200, 205)),
+    *(('joint', seed) for seed in range(300, 305)),
+  ],
+)
+def test_killed_at_many_random_changes_of_files(
+  forked, straight, tmp_path, variant, seed
+):
+  expected, changes = straight(variant)
+  assert any(key.startswith(f'{variant} ') for key in expected)
   rng = random.Random(seed)
   moments = [rng.randrange(1, max(2, changes // 3)) for _ in range(rng.randrange(1, 5))]
-  kill_and_resume(forked, tmp_path, moments)
+  kill_and_resume(forked, tmp_path, moments, variant)
   assert_same(state(tmp_path), expected)
 
 
@@ -279,10 +310,10 @@ def test_the_real_command_killed_from_outside_forty_times(
       continue
     assert status == 0, (tmp_path / 'log').read_text()
     seconds.append(time.monotonic() - begin)
-    assert_same(state(tmp_path), straight[0])
+    assert_same(state(tmp_path), straight()[0])
     # Finished before it was killed: once more from nothing.
     run += 1
     (tmp_path / 'run').rename(tmp_path / f'finished_{run}')
     (tmp_path / 'cache').rename(tmp_path / f'cache_{run}')
   assert start().wait() == 0
-  assert_same(state(tmp_path), straight[0])
+  assert_same(state(tmp_path), straight()[0])
