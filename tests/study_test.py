@@ -357,9 +357,11 @@ RESULTS = sorted((ROOT / 'launch' / 'results').glob('*.jsonl'))
 
 @pytest.mark.skipif(not RESULTS, reason='no results are committed')
 @pytest.mark.parametrize('path', RESULTS, ids=lambda path: path.stem)
-def test_the_table_of_the_readme_is_that_of_the_results(path):
+def test_the_table_that_is_shown_is_that_of_the_results(path):
   lines = study.read_lines(path)
-  assert study.read_table(ROOT / 'README.md', path.stem) == tables.markdown(lines)
+  pages = (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))
+  shown = [study.read_table(page, path.stem) for page in pages]
+  assert [table for table in shown if table] == [tables.markdown(lines)]
   for each in lines:
     assert not any(os.path.isabs(v) for v in each.values() if isinstance(v, str))
     assert '=/' not in each['command'] and '=~' not in each['command']
@@ -524,7 +526,7 @@ def test_commands_hold_no_paths_of_the_machine(tmp_path):
   ]  # fmt: skip
 
 
-# --- the definition of the README's table -------------------------------------
+# --- the definitions of the tables -------------------------------------
 
 
 def built(rows, folder):

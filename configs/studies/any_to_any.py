@@ -1,4 +1,4 @@
-"""What makes any-to-any generation good: the table of README.md.
+"""What makes any-to-any generation good: the tables of docs/any_to_any.md.
 
   python -m mmsbm.study --study=configs/studies/any_to_any.py:data=digits \
     --workdir=runs/studies/digits --results=launch/results/digits.jsonl

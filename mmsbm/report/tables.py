@@ -279,7 +279,7 @@ def note(table: Table) -> str:
 
 
 def markdown(lines: Sequence[Row]) -> str:
-  """What README.md shows: the main table, with its note; bold is the best of its group.
+  """What pages show: the main table, with its note; bold is the best of its group.
 
   Where all lines are of one group, which compares methods, that of the networks too.
   """
