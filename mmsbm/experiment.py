@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import zipfile
 import zlib
@@ -171,6 +172,9 @@ class Experiment:
 
   def __init__(self, config: Mapping[str, Any], workdir: str | os.PathLike):
     self.config = plain(config)
+    for key, value in flatten(self.config).items():
+      if any(isinstance(v, float) and math.isnan(v) for v in jax.tree.leaves(value)):
+        raise UserError(f'config.{key}={value} is not a number.')
     self.workdir = os.path.abspath(workdir)
     self.mesh = sharding.make_mesh()
     self._key = jax.random.key(self.config['seed'])

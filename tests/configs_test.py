@@ -118,6 +118,14 @@ def test_hoelder_pooling_is_refused_where_it_would_take_too_much(tmp_path):
     Experiment(config, tmp_path).check()
 
 
+@pytest.mark.parametrize('value', [float('nan'), (0.9, float('nan'))])
+def test_what_is_not_a_number_is_refused(tmp_path, value):
+  config = _get_config('digits', 'smoke').to_dict()
+  config['score']['optimizer']['learning_rate'] = value
+  with pytest.raises(UserError, match=r'config\.score\.optimizer\.learning_rate=.*nan'):
+    Experiment(config, tmp_path)
+
+
 # Only with -m slow: programs much like those of others or, of `digits`, the very one
 # that other tests run; and the convolutions of `paper`, minutes of compilation.
 SLOW = {
