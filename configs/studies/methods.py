@@ -7,8 +7,9 @@ modality (MMVAE, MMVAE+), or more (MVAE, Hölder).
 The ablation of Diff-MVAE is of its fusion, MoPoE or a product of experts; of decoders,
 diffusion models or not; and of how latents are drawn from nothing. Products are trained
 by two of the terms of MVAE, that of all modalities and that of a random subset: with
-all of them diffusion decoders would be three times slower. With diffusion decoders come
-the weight of their likelihood and their guidance.
+all of them diffusion decoders would be three times slower. They are also trained as in
+MVTCAE, whose posteriors of some modalities are drawn to that of all. With diffusion
+decoders come the weight of their likelihood and their guidance.
 
   python -m mmsbm.study --study=configs/studies/methods.py:data=digits \
     --workdir=runs/studies/methods_digits --results=launch/results/methods_digits.jsonl
@@ -95,5 +96,11 @@ def rows_of_seed(arg, seed):
       product = dict(name='mvae', beta=1.0, single_terms=False)
       yield row(
         f'{method}_product', method, {'method': f'{NAMES[method]}, product, two terms'},
+        overrides=own | {'joint.objective': product}, **kw,
+      )  # fmt: skip
+    if method == 'diff_mvae':
+      product = dict(name='mvtcae', beta=2.5, alpha=0.9)
+      yield row(
+        'diff_mvae_mvtcae', method, {'method': f'{NAMES[method]}, product, MVTCAE'},
         overrides=own | {'joint.objective': product}, **kw,
       )  # fmt: skip
