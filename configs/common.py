@@ -126,6 +126,18 @@ JOINT_METHODS = (
 )  # fmt: skip
 METHODS = (*SCORE_METHODS, *JOINT_METHODS)
 
+# Of joint VAEs, with their weights of the divergence.
+OBJECTIVES = {
+  'mvae': dict(name='mvae', beta=1.0),
+  'mmvae': dict(name='mmvae', beta=1.0, num_samples=1, estimator='elbo'),
+  'mopoe': dict(name='mopoe', beta=1.0),
+  'diff_mvae': dict(name='mopoe', beta=1.0),
+  'mmjsd': dict(name='mmjsd', beta=1.0),
+  'mvtcae': dict(name='mvtcae', beta=2.5, alpha=0.9),
+  'hoelder': dict(name='hoelder', beta=1.0),
+  'mmvaeplus': dict(name='mmvaeplus', beta=1.0, num_samples=1, estimator='elbo'),
+}
+
 # Training examples of the linear classifiers of latents that methods are compared by.
 PROBE_EXAMPLES = 1_000
 
@@ -261,16 +273,7 @@ def joint_vae(
   c.stages = ('classifier', 'joint', 'score')
   c.pretrained_stages = ('classifier', 'joint')
   c.joint = dict(
-    objective={
-      'mvae': dict(name='mvae', beta=1.0),
-      'mmvae': dict(name='mmvae', beta=1.0, num_samples=1, estimator='elbo'),
-      'mopoe': dict(name='mopoe', beta=1.0),
-      'diff_mvae': dict(name='mopoe', beta=1.0),
-      'mmjsd': dict(name='mmjsd', beta=1.0),
-      'mvtcae': dict(name='mvtcae', beta=2.5, alpha=0.9),
-      'hoelder': dict(name='hoelder', beta=1.0),
-      'mmvaeplus': dict(name='mmvaeplus', beta=1.0, num_samples=1, estimator='elbo'),
-    }[method],
+    objective=OBJECTIVES[method],
     family='laplace' if method in ('mmvae', 'mmvaeplus') else 'normal',
     private_dim=latent_dim // 2 if method == 'mmvaeplus' else 0,
     # Factors of the log-likelihoods: those of modalities with few entries are raised to

@@ -99,8 +99,7 @@ def rows_of_seed(arg, seed):
         overrides=own | {'joint.objective': product}, **kw,
       )  # fmt: skip
     if method == 'diff_mvae':
-      product = dict(name='mvtcae', beta=2.5, alpha=0.9)
       yield row(
         'diff_mvae_mvtcae', method, {'method': f'{NAMES[method]}, product, MVTCAE'},
-        overrides=own | {'joint.objective': product}, **kw,
+        overrides=own | {'joint.objective': common.OBJECTIVES['mvtcae']}, **kw,
       )  # fmt: skip
