@@ -247,8 +247,15 @@ class Protocol:
       rows.append(
         self.row('coherence', value, stderr, target='mean', given='mean', **common)
       )
+      # Each class counts alike, which is what MultiVae calls coherence.
+      shares = np.sum(correct, axis=(0, 1)) / np.sum(counted, axis=(0, 1))
+      macro = coherence.macro_mean(shares, self.label)
+      rows.append(
+        self.row('coherence_macro', *macro, target='mean', given='mean', **common)
+      )
       if num_given == len(self.names) - 1:
-        rows[-1]['protocol'] = 'given the rest'
+        for row in rows[-2:]:
+          row['protocol'] = 'given the rest'
     return (
       rows
       + [row for each in quality.values() for row in each]
@@ -285,6 +292,8 @@ class Protocol:
         levels = coherence.joint_agreement(classes[:, self.judged], reference)
         for k, (value, stderr) in levels.items():
           rows.append(self.row(metric, value, stderr, at_least=k, **fields))
+      mean = coherence.mean_agreement(classes[:, self.judged])
+      rows.append(self.row('mean_agreement', *mean, **fields))
     each = [self.quality(i, x[i], features[i], fields) for i in range(len(self.names))]
     return (
       rows + [row for part in each for row in part] + self.quality_mean(each, fields)

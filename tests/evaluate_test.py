@@ -194,7 +194,8 @@ def values(rows, metric, **fields):
 
 
 def test_a_perfect_model_scores_one_everywhere(rows):
-  for metric in ('coherence', 'joint_coherence', 'reconstruction'):
+  coherence = ('coherence', 'coherence_macro', 'joint_coherence', 'mean_agreement')
+  for metric in (*coherence, 'reconstruction'):
     got = values(rows['perfect'], metric)
     assert got and set(got) == {1.0}
   assert set(values(rows['perfect'], 'classifier_accuracy')) == {1.0}
@@ -215,6 +216,13 @@ def test_an_independent_model_is_at_chance(rows):
     if r['metric'] == 'joint_coherence' and r['at_least'] == 2 and 'reference' not in r
   ]
   np.testing.assert_allclose(two, 0.28, atol=4.5 * np.sqrt(0.28 * 0.72 / 997))
+  # Three agree, two, or none.
+  mean = (3 * 0.01 + 2 * 0.27 + 0.72) / 3
+  np.testing.assert_allclose(values(got, 'mean_agreement'), mean, atol=0.02)
+  macro = values(got, 'coherence_macro')
+  assert macro and np.abs(np.array(macro) - 0.1).max() < 0.02
+  # Classes are not of equal size.
+  assert macro != values(got, 'coherence', given='mean')
   assert set(values(got, 'reconstruction')) == {1.0}
 
 

@@ -85,13 +85,26 @@ def accuracy(predicted: np.ndarray, label: np.ndarray) -> tuple[float, float]:
 def macro_accuracy(predicted: np.ndarray, label: np.ndarray) -> tuple[float, float]:
   """Mean over the classes that occur in `label` of the accuracy within each.
 
-  The standard error adds the binomial variances of the classes, whose examples
-  are disjoint. Arguments as in `accuracy`.
+  Arguments as in `accuracy`, standard error as in `macro_mean`.
   """
   predicted, label = _check_labels(predicted, label)
-  per_class = [_binomial((predicted == label)[label == c]) for c in np.unique(label)]
-  values, errors = np.array(per_class).T
-  return float(values.mean()), float(np.sqrt(np.sum(errors**2)) / len(values))
+  return macro_mean(predicted == label, label)
+
+
+def macro_mean(values: np.ndarray, label: np.ndarray) -> tuple[float, float]:
+  """Mean over the classes that occur in `label` of the mean within each.
+
+  The standard error adds the variances of the classes, whose examples are disjoint.
+
+  Args:
+    values: of the examples [N], e.g. the share of targets that are right.
+    label: true classes [N].
+  """
+  values, label = np.asarray(values, np.float64), np.asarray(label)
+  groups = [values[label == c] for c in np.unique(label)]
+  variances = [group.var() / len(group) for group in groups]
+  value = np.mean([group.mean() for group in groups])
+  return float(value), math.sqrt(sum(variances)) / len(groups)
 
 
 def _agreement(predictions: np.ndarray, reference: str) -> np.ndarray:

@@ -66,6 +66,12 @@ class TestAccuracy:
     # Classes have 3, 3, 2 examples and accuracies 2/3, 1/3, 1.
     assert stderr == pytest.approx(math.sqrt(2 * (2 / 9) / 3) / 3)
 
+  def test_macro_mean_of_shares(self):
+    value, stderr = coherence.macro_mean([1.0, 0.5, 0.0, 0.5], [3, 3, 3, 8])
+    assert value == 0.5
+    # Variances 1/6 of three examples, and 0 of one.
+    assert stderr == pytest.approx(math.sqrt(1 / 18) / 2)
+
   def test_macro_ignores_classes_without_examples(self):
     assert coherence.macro_accuracy([7, 7], [1, 7])[0] == 0.5
 

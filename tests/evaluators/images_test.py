@@ -86,8 +86,13 @@ def test_features_do_not_depend_on_the_batch(monkeypatch):
 
   monkeypatch.setattr(images, '_features', jax.jit(pretend))
   monkeypatch.setattr(inception, 'NUM_FEATURES', 3)
-  x = np.random.default_rng(0).random((5, 4, 4, 3))
+  x = np.random.default_rng(0).uniform(-0.3, 1.3, (5, 4, 4, 3))
   whole = images.inception_features(1.0, x, batch_size=5)
+  # Floats and the 8-bit images that would be stored are one path: floats as they leave
+  # a decoder, which some evaluators take, give other features.
+  eight_bits = images.inception_features(1.0, images.quantize(x), batch_size=5)
+  np.testing.assert_array_equal(eight_bits, whole)
+  assert (np.abs(1 + 255 * x.mean(axis=(1, 2)) - whole) > 1e-3).all()
   np.testing.assert_allclose(whole, 1 + images.quantize(x).mean(axis=(1, 2)), rtol=1e-6)
   for batch_size in (1, 2, 64):
     part = images.inception_features(1.0, x, batch_size=batch_size)
