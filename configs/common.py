@@ -337,6 +337,26 @@ def diffusion_decoder(network: dict) -> dict:
   )
 
 
+def unet_decoder(side: int, **options) -> dict:
+  """`diffusion_decoder` for images `side` pixels high and wide, 28 to 128.
+
+  Above 32 pixels it computes in bfloat16, and blocks again in the backward pass, for an
+  accelerator. `options` are other arguments of the U-Net.
+  """
+  if side <= 32:
+    network = dict(pad=(32 - side) // 2)
+  else:
+    patch = 1 if side <= 96 else 2
+    network = dict(
+      multipliers=(1, 2, 3, 4),
+      attention=(side // patch // 4, side // patch // 8),
+      patch=patch,
+      dtype='bfloat16',
+      remat=True,
+    )
+  return diffusion_decoder(dict(name='unet', **network | options))
+
+
 def energy(
   c,
   *,

@@ -80,7 +80,7 @@ def default(c, arg):
   )
   if arg.method == 'diff_mvae':
     for spec in c.modalities.values():
-      spec.decoder = common.diffusion_decoder(dict(name='unet', pad=2))
+      spec.decoder = common.unet_decoder(28)
   c.classifier.network = dict(name='conv', dropout=0.2)
   c.classifier.num_steps = 10_000
   c.score.network = dict(name='mlp', width=1024, num_blocks=6, expansion=2)

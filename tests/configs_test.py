@@ -6,12 +6,15 @@ import pathlib
 import re
 import shlex
 
+import jax
+import numpy as np
 import pytest
 
 from configs import common
 from mmsbm.experiment import Experiment
 from mmsbm.infra.errors import UserError
 from mmsbm.main import execute
+from mmsbm.nn.denoisers import DENOISERS
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(
@@ -29,6 +32,8 @@ RUNS = (
   ('polymnist', 'method=sbm_vae,modalities=2'),
   ('polymnist', 'method=sbm_rae,modalities=2,preset=cpu'),
   ('polymnist', 'method=sbm_vae,modalities=2,preset=paper'),
+  # U-Nets for decoders.
+  ('polymnist', 'method=diff_mvae,modalities=2'),
   # A diffusion decoder and one that is not.
   ('arrays', 'method=diff_mvae,modalities=2'),
   ('arrays', 'method=mopoe,modalities=3'),
@@ -142,17 +147,65 @@ SLOW = {
   ('polymnist', 'method=sbm_rae,modalities=2,preset=cpu'),
   ('polymnist', 'method=sbm_vae,modalities=2'),
   ('polymnist', 'method=sbm_vae,modalities=2,preset=paper'),
+  ('polymnist', 'method=diff_mvae,modalities=2'),
 }
 
 
-@pytest.mark.parametrize('preset', ['default', 'cpu', 'paper'])
-def test_presets_can_be_run(preset, tmp_path):
+@pytest.mark.parametrize(
+  'arguments', ['preset=default', 'preset=cpu', 'preset=paper', 'method=diff_mvae']
+)
+def test_presets_can_be_run(arguments, tmp_path):
   """Shapes and options fit together, at full size; nothing is computed."""
-  config = _get_config('polymnist', f'smoke,preset={preset}')
-  full = _get_config('polymnist', f'preset={preset}')
-  for section in ('modalities', 'classifier', 'score', 'sampler', 'evaluate'):
-    config[section] = full[section]
+  config = _get_config('polymnist', f'smoke,{arguments}')
+  full = _get_config('polymnist', arguments)
+  for section in ('modalities', 'classifier', 'joint', 'score', 'sampler', 'evaluate'):
+    if section in full:
+      config[section] = full[section]
   Experiment(config.to_dict(), tmp_path).check()
+
+
+@pytest.mark.parametrize('side', [28, 32, 64, 96, 128])
+def test_unets_of_image_sizes(side):
+  network = DENOISERS['unet'](shape=(side, side, 3), **_unet(side))
+  assert (network.dtype, network.remat) == (
+    ('float32', False) if side <= 32 else ('bfloat16', True)
+  )
+  x, t, z = (
+    jax.ShapeDtypeStruct(s, 'float32') for s in ((1, side, side, 3), (1,), (1, 9))
+  )
+  out, variables = jax.eval_shape(
+    lambda *args: network.init_with_output(jax.random.key(0), *args, False), x, t, z
+  )
+  assert out.shape == x.shape and out.dtype == 'float32'
+  # It attends somewhere.
+  names = str(jax.tree_util.tree_structure(variables))
+  assert 'attention' in names
+
+
+def _unet(side, **options):
+  spec = dict(common.unet_decoder(side, **options)['network'])
+  assert spec.pop('name') == 'unet'
+  return spec
+
+
+@pytest.mark.slow
+def test_diffusion_decoder_of_64_pixels_is_trained(tmp_path):
+  """A narrow one, in bfloat16, its blocks computed again; from a file of images."""
+  rng = np.random.default_rng(0)
+  np.savez(
+    tmp_path / 'faces.npz',
+    image=rng.integers(0, 256, (200, 64, 64, 3), np.uint8),
+    attributes=rng.integers(0, 2, (200, 4), np.uint8),
+    labels=rng.integers(0, 10, 200),
+  )
+  config = _get_config('arrays', 'method=diff_mvae,modalities=2')
+  common.shrink(config, num_steps=4, batch_size=8, sampler_steps=2)
+  config.data.files = str(tmp_path / 'faces.npz')
+  config.modalities.image.shape = (64, 64, 3)
+  config.modalities.image.decoder = common.unet_decoder(64, width=16, num_blocks=1)
+  config.evaluate.num_examples = config.sample.num_examples = 4
+  rows = _run(config, tmp_path / 'run')
+  assert any(r['metric'] == 'coherence' for r in rows)
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ class _UNetBlock(nn.Module):
     h = h.reshape(h.shape[0], -1, self.features)
     h = nn.MultiHeadDotProductAttention(
       self.num_heads, dtype=dtype, out_kernel_init=zeros, name='attention'
-    )(inputs_q=h, inputs_k=h, inputs_v=h)
+    )(h)
     return x + h.reshape(x.shape)
 
 

@@ -285,7 +285,7 @@ class _TransformerLayer(nn.Module):
     drop = nn.Dropout(self.dropout, deterministic=not train)
     h = blocks.adaptive_norm(x, shift_0, scale_0)
     attention = nn.MultiHeadDotProductAttention(self.num_heads, name='attention')
-    x = x + gate_0 * drop(attention(inputs_q=h, inputs_k=h, inputs_v=h))
+    x = x + gate_0 * drop(attention(h))
     h = blocks.adaptive_norm(x, shift_1, scale_1)
     h = nn.gelu(nn.Dense(self.expansion * width, name='in')(h))
     return x + gate_1 * drop(nn.Dense(width, name='out')(h))

@@ -119,6 +119,8 @@ class AllTest(parameterized.TestCase):
     ('unet', (16, 16, 3), {}),
     ('unet', (28, 28, 3), {'pad': 2}),
     ('unet', (32, 32, 1), {}),
+    # As many pixels as channels where it attends, of which Flax may warn.
+    ('unet', (8, 8, 3), {'multipliers': (1,), 'attention': (8,), 'width': 64}),
     ('unet', (64, 64, 3), {'multipliers': (1, 2, 3, 4), 'attention': (16, 8)}),
     ('unet', (128, 128, 3), {'multipliers': (1, 2, 3, 4), 'patch': 2, 'remat': True}),
     ('mixer', (16, 16, 3), {}),
