@@ -415,6 +415,15 @@ class Experiment:
         f'{name} decodes a draw for every pair of modalities: {most} of them at most, '
         f'not {len(self.modalities)}.'
       )
+    inside = getattr(objective, 'estimator', 'elbo') != 'elbo'
+    if (
+      inside and objective.num_samples > 1 and any(m.diffusion for m in self.modalities)
+    ):
+      raise UserError(
+        f'estimator={objective.estimator!r} averages num_samples='
+        f'{objective.num_samples} draws inside the logarithm, where the noise of a '
+        "diffusion decoder's bound makes it no bound: use 'elbo', or one draw."
+      )
     private, sizes = spec['private_dim'], {m.latent_dim for m in self.modalities}
     if len(sizes) > 1:
       raise UserError(

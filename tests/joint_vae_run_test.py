@@ -155,6 +155,10 @@ COUPLED = dict(name='predictor_corrector', num_steps=2, batch_norms=True)
     ({'modalities.image.decoder.weighting': 'edn'}, "Did you mean 'edm'"),
     ({'modalities.image.latent_dim': 7}, r'must be the same, not \[7, 32\]'),
     ({'joint.objective.beta_': 2.0}, "'mopoe' has no argument 'beta_'"),
+    (
+      {'joint.objective': dict(name='mmvae', estimator='dreg', num_samples=2)},
+      'num_samples=2 draws inside the logarithm',
+    ),
     ({'joint.family': 'laplace'}, 'mopoe takes one of'),
     ({'joint.private_dim': 4}, 'only mmvaeplus has one'),
     ({'evaluate.linear_probe': -5}, 'linear_probe is -5'),

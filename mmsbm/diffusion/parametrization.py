@@ -63,8 +63,7 @@ class EDM:
 
   With r^2 = alpha^2 + sigma^2 that is the score below, for any of the SDEs, of
   a network whose input and target have unit variance at every level. The target is
-  (sigma z_0 - alpha eps) / r: for VP, where r = 1, minus the v of Salimans & Ho (2022,
-  arXiv 2202.00512), and for any SDE the one of the VP with its noise level.
+  (sigma z_0 - alpha eps) / r, for any SDE the one of the VP with its noise level.
   """
 
   def score(self, network_fn, sde, z, t, net_t):
@@ -74,4 +73,16 @@ class EDM:
     return alpha / r * _inverse(sigma) * output - z / jnp.square(r)
 
 
-PARAMETRIZATIONS = {'score': Score, 'noise': Noise, 'x0': X0, 'edm': EDM}
+@dataclasses.dataclass(frozen=True)
+class V(EDM):
+  """The network is the velocity v = (alpha eps - sigma z_0) / r of z / r.
+
+  As Salimans & Ho (2022, arXiv 2202.00512) have it for VP, where r = 1: `EDM` with the
+  other sign, by which a network that is trained does not differ.
+  """
+
+  def score(self, network_fn, sde, z, t, net_t):
+    return super().score(lambda *inputs: -network_fn(*inputs), sde, z, t, net_t)
+
+
+PARAMETRIZATIONS = {'score': Score, 'noise': Noise, 'x0': X0, 'edm': EDM, 'v': V}

@@ -108,7 +108,9 @@ class MMJSD(Mixture):
     E[-sum_m log p(x_m|z)] + beta sum_m pi KL(q_m || f),
 
   z from a mixture of the experts, f their geometric mean, the dynamic prior, and pi
-  one over their number; N(0, I) is one of them unless `prior_expert` is False.
+  one over their number; N(0, I) is one of them unless `prior_expert` is False. (The
+  published program also decodes draws from N(0, I), as often as those of an expert; z
+  is here of the experts of present modalities only.)
 
   Attributes:
     beta: weight of the divergence.

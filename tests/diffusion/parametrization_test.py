@@ -29,6 +29,7 @@ def _optimal_output(name, sde, z, t):
     'x0': x0,
     # F = (x0 - c_skip y) / c_out with sigma_data = 1.
     'edm': (x0 - y / (1 + s**2)) / (s / np.sqrt(1 + s**2)),
+    'v': (alpha * (z - alpha * x0) / sigma - sigma * x0) / np.hypot(alpha, sigma),
   }
   return np.float64(outputs[name]), np.float64(score)
 
@@ -41,7 +42,7 @@ def test_optimal_network_gives_the_score(name, sde_name):
   for t in (1e-5, 0.01, 0.4, 1.0):
     output, score = _optimal_output(name, sde, Z, t)
     alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
-    r = np.sqrt(alpha**2 + sigma**2) if name == 'edm' else 1
+    r = np.sqrt(alpha**2 + sigma**2) if name in ('edm', 'v') else 1
 
     def network(z_in, times, output=output, r=r):
       np.testing.assert_array_equal(times, net_t)
@@ -53,7 +54,7 @@ def test_optimal_network_gives_the_score(name, sde_name):
     )
     # A float32 output of size m fixes the score to m eps / sigma, or / sigma^2.
     eps = np.finfo(np.float32).eps
-    order = {'score': 0, 'noise': 1, 'edm': 1, 'x0': 2}[name]
+    order = {'score': 0, 'noise': 1, 'edm': 1, 'v': 1, 'x0': 2}[name]
     atol = 4 * eps * np.abs(output).max() / sigma**order
     np.testing.assert_allclose(result, score, rtol=1e-5, atol=atol)
 
@@ -73,24 +74,12 @@ def test_scores_convert_back_to_outputs(sde_name):
       'noise': -sigma * score,
       'x0': x0,
       'edm': (x0 - Z / alpha / (1 + s**2)) * jnp.sqrt(1 + s**2) / s,
+      'v': (-alpha * sigma * score - sigma * x0) / jnp.hypot(alpha, sigma),
     }[name]
 
   for name, cls in PARAMETRIZATIONS.items():
     score = cls().score(lambda z, t: output, sde, jnp.asarray(Z, jnp.float32), t, None)
     np.testing.assert_allclose(back(name, score), output, rtol=2e-4, atol=2e-4)
-
-
-@pytest.mark.parametrize('sde_name', SDES)
-def test_edm_is_minus_velocity(sde_name):
-  """v = alpha eps - sigma z_0 (arXiv 2202.00512), over the r that is 1 for VP."""
-  sde, t = SDES[sde_name](), 0.4
-  alpha, sigma = sde.alpha(t), sde.sigma(t)
-  r = jnp.sqrt(alpha**2 + sigma**2)
-  assert sde_name != 'vp' or abs(r - 1) < 1e-6
-  z0, eps = jnp.array([[0.3, -2.0]]), jnp.array([[1.1, 0.4]])
-  z_t, v = alpha * z0 + sigma * eps, alpha * eps - sigma * z0
-  score = PARAMETRIZATIONS['edm']().score(lambda *_: -v / r, sde, z_t, t, None)
-  np.testing.assert_allclose(score, -eps / sigma, rtol=1e-5)
 
 
 @pytest.mark.parametrize('name', PARAMETRIZATIONS)
