@@ -4,7 +4,8 @@
 #     --study=configs/studies/any_to_any.py --workdir=runs/studies/digits
 # Run it in the root of the repository, which all nodes must see, and `bash
 # launch/study.sh --help` once before, so that the tasks find the environment made.
-# A task that is killed, or put back into the queue, goes on where it stopped.
+# A task that is killed, or put back into the queue, goes on where it stopped. The same
+# command again does what is left, with any array: `--array=0` is one task for all.
 #SBATCH --job-name=mmsbm-study
 #SBATCH --cpus-per-task=4
 #SBATCH --mem=16G
@@ -14,5 +15,7 @@
 set -euo pipefail
 # Slurm runs a copy of this file: the repository is where sbatch was called.
 cd "${SLURM_SUBMIT_DIR:?run this with sbatch}"
+# Numbers of an array may begin anywhere, with no gaps.
 exec bash launch/study.sh \
-  --task="$SLURM_ARRAY_TASK_ID" --num_tasks="$SLURM_ARRAY_TASK_COUNT" "$@"
+  --task="$((SLURM_ARRAY_TASK_ID - ${SLURM_ARRAY_TASK_MIN:-0}))" \
+  --num_tasks="$SLURM_ARRAY_TASK_COUNT" "$@"

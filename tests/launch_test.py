@@ -109,7 +109,12 @@ def test_place_and_interpreter_can_be_chosen(clone, tmp_path):
 def test_an_array_of_slurm_shares_the_rows_of_a_study_out(clone, tmp_path):
   copy = tmp_path / 'slurm_script'
   shutil.copy(clone.root / 'launch' / 'slurm_study.sh', copy)
-  slurm = {'SLURM_ARRAY_TASK_ID': '2', 'SLURM_ARRAY_TASK_COUNT': '8'}
+  # --array=1-8
+  slurm = {
+    'SLURM_ARRAY_TASK_ID': '3',
+    'SLURM_ARRAY_TASK_MIN': '1',
+    'SLURM_ARRAY_TASK_COUNT': '8',
+  }
   environment = {
     'PATH': f'{tmp_path}:{os.environ["PATH"]}',
     'LOG': str(tmp_path / 'log'),
