@@ -14,8 +14,9 @@ work on one folder at the same time, with or without --task.
   table  gathers the averages of the finished rows into the results file, writes
          WORKDIR/report/index.html and, with --readme, the table in that file, between
          the lines <!-- study:NAME --> and <!-- /study -->, where NAME is the name of
-         the results file; with --figure, coherence against quality as a PNG. Without
-         --study and --workdir: from the results file alone.
+         the results file; with --figure, coherence against quality as a PNG, and with
+         --samples what the methods make of the same examples. Without --study and
+         --workdir: from the results file alone, but no samples.
   list   prints the rows and their commands.
   time   measures what finished rows cost, one after the other, with `python -m
          mmsbm.benchmark --what=cost`; those that differ by their seed once. Without it
@@ -44,8 +45,15 @@ from mmsbm.build import nearest
 from mmsbm.evaluators import VERSION
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
+from mmsbm.infra.images import save_png
 from mmsbm.infra.metric_writer import read_results, write_results
-from mmsbm.report import numbers, tables, trade_off_figure, write_study_report
+from mmsbm.report import (
+  compare_samples,
+  numbers,
+  tables,
+  trade_off_figure,
+  write_study_report,
+)
 
 MODES = ('run', 'table', 'list', 'time')
 FINISHED = 'finished.json'
@@ -546,6 +554,16 @@ def collect(study: Study, path: pathlib.Path) -> list[dict[str, Any]]:
   return every
 
 
+def sample_files(study: Study) -> dict[str, pathlib.Path]:
+  """{method: samples given the first modality} of the first finished row of each."""
+  out: dict[str, pathlib.Path] = {}
+  for row in study.rows:
+    path = study.folder(row) / 'samples' / 'given_first_1.npz'
+    if row.columns.get('group') == 'methods' and study.finished(row) and path.exists():
+      out.setdefault(row.columns['method'], path)
+  return out
+
+
 def _marked(name: str) -> re.Pattern:
   begin, end = f'<!-- study:{re.escape(name)} -->\n', '<!-- /study -->'
   return re.compile(f'(?<=^{begin})(.*?)(?=^{end})', flags=re.M | re.S)
@@ -584,6 +602,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument('--results', type=pathlib.Path, help='WORKDIR/results.jsonl')
   parser.add_argument('--readme', type=pathlib.Path, help='file to put the table in')
   parser.add_argument('--figure', type=pathlib.Path, help='PNG of the trade-offs')
+  parser.add_argument('--samples', type=pathlib.Path, help='PNG of samples of methods')
   parser.add_argument('--only', default='', help='regular expression for names of rows')
   parser.add_argument('--task', type=int, default=0, help='this one of --num_tasks')
   parser.add_argument('--num_tasks', type=int, default=1)
@@ -603,6 +622,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
       '--readme says where the table of --results is to be written, --figure where the '
       'picture.'
     )
+  if alone and args.samples:
+    raise UserError('--samples needs the runs: --study and --workdir.')
   if args.mode == 'time' and args.num_tasks > 1:
     raise UserError('--mode=time measures one row after the other: no --num_tasks.')
   if args.readme and not args.readme.is_file():
@@ -620,11 +641,20 @@ def _name(args: argparse.Namespace) -> str:
   return args.results.stem if args.results else args.workdir.name
 
 
-def _write_tables(args: argparse.Namespace, lines: Sequence[dict[str, Any]]) -> None:
+def _write_tables(
+  args: argparse.Namespace,
+  lines: Sequence[dict[str, Any]],
+  samples: Mapping[str, pathlib.Path] | None = None,
+) -> None:
   name = _name(args)
   if args.workdir:
-    page = write_study_report(args.workdir / 'report' / 'index.html', name, lines)
-    _log(f'Report: {page}')
+    path = args.workdir / 'report' / 'index.html'
+    _log(f'Report: {write_study_report(path, name, lines, samples)}')
+  if args.samples:
+    if samples:
+      save_png(args.samples, compare_samples(samples))
+    else:
+      _log('no --samples: no method has samples yet')
   if args.readme:
     insert_table(args.readme, name, tables.markdown(lines))
   if args.figure:
@@ -657,13 +687,17 @@ def execute(args: argparse.Namespace) -> int:
       print(f'{row.name}: {shlex.join(["python", "-m", "mmsbm.main", *words])}')
     return 0
   failed: dict[str, str] = {}
+
+  def publish():
+    _write_tables(args, collect(study, results), sample_files(study))
+
   if args.mode == 'run':
     todo = [row for row in chosen if not study.finished(row)]
     _log(f'{len(chosen)} rows, {len(chosen) - len(todo)} of them finished')
-    failed = run(study, chosen, lambda: _write_tables(args, collect(study, results)))
+    failed = run(study, chosen, publish)
   if args.mode == 'time':
     failed = measure_costs(study, chosen)
-  _write_tables(args, collect(study, results))
+  publish()
   for name, problem in failed.items():
     print(f'failed: {name}: {problem}', file=sys.stderr)
   return 1 if failed else 0

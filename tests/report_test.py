@@ -287,6 +287,27 @@ def test_wide_examples_wrap_and_keep_all_samples(tmp_path):
   assert areas == [areas[0]] * 12 and areas[0] in (2 * 64 * 64, 2 * 48 * 48)
 
 
+def test_runs_stand_below_each_other(tmp_path):
+  given = [[True, False, False]] * 2
+  paths = {name: tmp_path / 's' / f'{name}.npz' for name in ('a', 'b', 'other')}
+  _write_samples(paths['a'], 'conditional', given, 3)
+  darker = {
+    f'generated/{m}': np.full((2, 3, 8, 8, 1), 60, np.uint8) for m in MODALITIES
+  }
+  _write_samples(paths['b'], 'conditional', given, 3, mark=darker)
+  elsewhere = {'given/m0': np.full((2, 8, 8, 1), 11, np.uint8)}
+  _write_samples(paths['other'], 'conditional', given, 3, mark=elsewhere)
+  panel = report.compare_samples(paths)
+  # Two examples of two modalities: the first samples of both runs, and twice above
+  # them what was given and what is true. The third file is of other examples.
+  assert _area(panel, 20) == _area(panel, 60) == 4 * 48 * 48
+  assert _area(panel, 10) == 8 * 48 * 48
+  assert _area(panel, 11) == _area(panel, 21) == 0
+  tops = [np.argwhere((panel == gray).all(-1))[:, 0].min() for gray in (10, 20, 60)]
+  assert tops == sorted(tops)
+  assert report.compare_samples(paths, max_examples=1).shape[1] < panel.shape[1]
+
+
 def test_unconditional_and_reconstruction_panels(run):
   tile = 64 * 64
   panel = report.render_samples(run / 'samples' / 'b.npz')

@@ -401,6 +401,8 @@ def test_tables_are_made_from_the_results_alone(tmp_path, capsys):
   study.write_lines(results, [each for each in some_lines() if each['row'] != 'rae_s0'])
   assert study.main(arguments) == 0
   assert 'no two methods' in capsys.readouterr().err
+  assert study.main([*arguments, '--samples=b.png']) == 2
+  assert '--samples needs the runs' in capsys.readouterr().err
   readme.write_text('')
   assert study.main(arguments) == 2
   assert 'lacks the lines <!-- study:digits -->' in capsys.readouterr().err
@@ -603,7 +605,12 @@ def test_the_study_of_methods_can_be_built(data, tmp_path):
         }.get(sampler, 'DPMSolver')  # fmt: skip
       seen.setdefault(config.method, set()).add(type(experiment.joint.objective))
     else:
-      assert set(experiment.setups) == {'default'}
+      guided = config.method != 'mld'
+      assert set(drawn) == set(experiment.setups)
+      assert set(drawn) == ({'default', 'unguided'} if guided else {'default'})
+      assert bool(experiment.setups['default'].guidance) == guided
+      assert not (guided and experiment.setups['unguided'].guidance)
+      assert config.evaluate.compare_all_given == guided
       seen[config.method] = None
   assert set(seen) == set(common.METHODS)
   fusions = {objective.__name__ for objective in seen['diff_mvae']}
@@ -661,12 +668,12 @@ def tiny_rows(folder):
   config = f'config={str(folder / "tiny.py")!r}'
   stages = "{'stages': ('classifier', 'unimodal')}"
   return [
-    "Row(name='one', columns={'method': 'one'}, pretrained='ae', "
+    "Row(name='one', columns={'group': 'methods', 'method': 'one'}, pretrained='ae', "
     "overrides={'compare': {'heun': {'sampler': {'name': 'heun', 'num_steps': 2}}}}, "
     f"setup_columns={{'heun': {{'group': 'solvers'}}}}, {config})",
     f"Row(name='ae', overrides={stages}, mode='train', {config})",
-    "Row(name='two', columns={'method': 'two'}, pretrained='ae', seed=1, "
-    f"overrides={{'score.num_steps': 3}}, {config})",
+    "Row(name='two', columns={'group': 'methods', 'method': 'two'}, pretrained='ae', "
+    f"seed=1, overrides={{'score.num_steps': 3}}, {config})",
   ]
 
 
@@ -754,12 +761,17 @@ def test_results_hold_the_averages_of_all_rows(finished_study):
   assert '0 of 2' not in (work / 'report' / 'index.html').read_text()
 
 
-def test_what_is_finished_is_not_run_again(finished_study, capsys):
+def test_what_is_finished_is_not_run_again(finished_study, tmp_path, capsys):
   work, arguments, _ = finished_study
   before = {k: v for k, v in snapshot(work).items() if k.parent != work / 'report'}
+  picture = tmp_path / 'samples.png'
   start = time.monotonic()
-  assert study.main(['study', *arguments]) == 0
+  assert study.main(['study', *arguments, f'--samples={picture}']) == 0
   assert time.monotonic() - start < 10
+  # The same test examples in both rows, and what each made of them.
+  assert picture.read_bytes().startswith(b'\x89PNG')
+  page = _Page((work / 'report' / 'index.html').read_text())
+  assert 'Samples given one modality' in page.text
   assert '3 rows, 3 of them finished' in capsys.readouterr().err
   changed = {
     p.relative_to(work).parts[0]

@@ -10,7 +10,13 @@ study_page.py  the page of a study
 """
 
 from mmsbm.report.page import write_report
-from mmsbm.report.samples import render_samples
+from mmsbm.report.samples import compare_samples, render_samples
 from mmsbm.report.study_page import trade_off_figure, write_study_report
 
-__all__ = ['render_samples', 'trade_off_figure', 'write_report', 'write_study_report']
+__all__ = [
+  'compare_samples',
+  'render_samples',
+  'trade_off_figure',
+  'write_report',
+  'write_study_report',
+]

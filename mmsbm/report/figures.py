@@ -27,7 +27,7 @@ SERIES = (
   '#1c2340', '#f08fb3', '#7fc4f5', '#f2a65a',
 )  # fmt: skip
 DASHES = ('-', '--', ':')
-MARKERS = ('o', 's', '^', 'D', 'v')
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '<')
 
 STYLE = {
   'font.size': 9.5,

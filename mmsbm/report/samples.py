@@ -18,8 +18,8 @@ from mmsbm.infra import errors, images
 
 # A panel is about as wide as the page.
 MAX_WIDTH = 1120
-# Sides of a tile in pixels; the smaller one where an example then fits on a line.
-TILE, SMALL_TILE = 64, 48
+# Sides of a tile in pixels; the smaller ones where more then fits on a line.
+TILE, SMALL_TILE, SMALLEST_TILE = 64, 48, 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +88,67 @@ def render_samples(npz_path: str | os.PathLike, max_rows: int = 12) -> np.ndarra
       f'choose from {sorted(_PANELS)}.'
     )
   return _PANELS[samples.kind](samples, max_rows)
+
+
+def compare_samples(
+  paths: Mapping[str, str | os.PathLike], max_examples: int = 10
+) -> np.ndarray:
+  """Draws what several runs make of the same examples: a line for each run.
+
+  The line of a run holds the first sample of every example, for one modality after
+  another, as many of them as the page is wide. Above stand what was given and the true
+  examples.
+
+  Args:
+    paths: {caption of the line: conditional file}. Files of other examples than the
+      first one, or of other modalities, are left out.
+    max_examples: shown of each file.
+
+  Returns:
+    RGB uint8 [height, width, 3].
+  """
+  files = {caption: load_samples(path) for caption, path in paths.items()}
+  first = next(iter(files.values()))
+  files = {c: each for c, each in files.items() if _same_examples(each, first)}
+  count = min(max_examples, len(first.observed))
+  observed = dict(zip(first.modalities, first.observed[:count].all(0), strict=True))
+  targets = [m for m in first.modalities if f'generated/{m}' in first.arrays]
+  targets = [m for m in targets if not observed[m]]
+
+  def tiles(part, name, side, samples=first):
+    at = range(count) if part == 'given' else [(i, 0) for i in range(count)]
+    return [samples.tile(part, name, index, side) for index in at]
+
+  for side in (SMALL_TILE, SMALLEST_TILE):
+    widths = [
+      22 + sum(3 + tile.shape[1] for tile in tiles('given', m, side)) for m in targets
+    ]
+    shown = max(1, int((np.cumsum(widths) <= MAX_WIDTH - 110).sum()))
+    if shown >= min(2, len(targets)):
+      break
+  targets = targets[:shown]
+  lines = {
+    f'given {m}': tiles('given', m, side) * shown for m in observed if observed[m]
+  }
+  lines['test examples'] = [t for m in targets for t in tiles('given', m, side)]
+  above = len(lines)
+  for caption, samples in files.items():
+    lines[caption] = [t for m in targets for t in tiles('generated', m, side, samples)]
+  return images.labelled_panel(
+    list(lines.values()),
+    row_captions=list(lines),
+    groups=[(m, count) for m in targets],
+    breaks=(above,),
+    gap=14,
+  )
+
+
+def _same_examples(one: SampleFile, other: SampleFile) -> bool:
+  return one.modalities == other.modalities and all(
+    np.array_equal(array, other.arrays.get(name))
+    for name, array in one.arrays.items()
+    if name == 'observed' or name.startswith('given/')
+  )
 
 
 def _guess_kind(example: np.ndarray) -> str:

@@ -2,15 +2,19 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from mmsbm.infra import files
+from mmsbm.infra import errors, files, images
 from mmsbm.report import figures, markup, numbers, tables
+from mmsbm.report.samples import compare_samples
 from mmsbm.report.tables import Entry, Table
 
 
 def write_study_report(
-  path: str | os.PathLike, name: str, lines: Sequence[numbers.Row]
+  path: str | os.PathLike,
+  name: str,
+  lines: Sequence[numbers.Row],
+  samples: Mapping[str, str | os.PathLike] | None = None,
 ) -> pathlib.Path:
   """Writes the page of a study; returns its path.
 
@@ -18,12 +22,14 @@ def write_study_report(
     path: of the page, which refers to nothing outside itself.
     name: of the study.
     lines: of its results file.
+    samples: {method: its file of samples}, all of the same examples.
   """
   found = tables.entries(lines)
   default = [e for e in found if e.first.get('setup') == 'default']
   sections = [
     ('Quality', _table(tables.generation_table(lines)) if found else _NOTHING),
     ('Coherence against quality', _trade_offs(found)),
+    ('Samples given one modality', _samples(samples or {})),
     (
       'Quality against network evaluations',
       _curves(
@@ -117,6 +123,17 @@ def _trade_offs(found: Sequence[Entry]) -> str:
   return markup.plot(figures.trade_offs(panels), caption)
 
 
+def _samples(paths: Mapping[str, str | os.PathLike]) -> str:
+  if len(paths) < 2:
+    return ''
+  try:
+    panel = compare_samples(paths)
+  except errors.UserError as error:
+    return markup.missing(str(error))
+  caption = 'The first sample of the first test examples of each class, unselected.'
+  return markup.figure(images.encode_png(panel), caption)
+
+
 def _curves(points: Sequence[tuple[str, float, Entry]], xlabel: str) -> str:
   """Panels of curves through entries; nothing if no line has two points."""
   panels = numbers.quality_curves(
@@ -140,10 +157,8 @@ def _way(entry: Entry) -> str:
   sampler = entry.first['columns'].get('sampler')
   if sampler is None:
     return numbers.family(entry.first)
-  rest = [
-    entry.columns[key] for key in ('conditioning', 'guidance') if key in entry.columns
-  ]
-  return ', '.join([sampler, *rest])
+  rest = (entry.columns.get(key) for key in ('conditioning', 'guidance'))
+  return ', '.join(filter(None, [sampler, *rest]))
 
 
 def _table(table: Table) -> str:

@@ -45,8 +45,8 @@ class Entry:
 
   def sampling(self, *without: str) -> str:
     """How samples were drawn, but for the columns in `without`."""
-    keys = [key for key in SETUP if key in self.columns and key not in without]
-    return ', '.join(self.columns[key] for key in keys)
+    keys = (key for key in SETUP if key not in without)
+    return ', '.join(filter(None, (self.columns.get(key) for key in keys)))
 
   def cell(self, measure: Measure) -> Row | None:
     """The average `measure`; with M = k + 1, given k is given the rest."""
