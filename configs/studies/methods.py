@@ -43,6 +43,13 @@ NAMES = {
 }
 # What the table calls the ways to draw a latent from nothing.
 SAMPLERS = {'prior': 'prior', 'mixture': 'Gaussian mixture', 'score': 'score model'}
+# All show observed latents at time zero, which the table need not say.
+GUIDED = {
+  'default': {'conditioning': '', 'sampler': 'default', 'guidance': 'guided'},
+  'unguided': {'conditioning': '', 'sampler': 'default', 'guidance': 'not guided'},
+}
+# A predictor-corrector without corrector.
+OF_MLD = {'default': {'conditioning': '', 'sampler': 'predictor'}}
 
 
 def get_study(arg=None):
@@ -75,12 +82,17 @@ def rows_of_seed(arg, seed):
   own = dict(pretrained_stages=('classifier',))
   probe = {'evaluate.linear_probe': common.PROBE_EXAMPLES}
   for method in common.SCORE_METHODS:
-    # Multi-modal latent diffusion has a sampler of its own.
-    named = {'default': {'sampler': 'default', 'guidance': 'default'}}
+    # Only SBM-VAE and SBM-RAE are guided, so what guidance is worth is measured; given
+    # every number of modalities. Multi-modal latent diffusion has a sampler of its own.
+    guided = method != 'mld'
+    unguided = {
+      'compare': {'unguided': dict(guidance={})}, 'evaluate.compare_all_given': True,
+    }  # fmt: skip
     yield row(
       method, method, **judged,
-      overrides=probe | dict(compare={}) | (own if method != 'sbm_vae' else {}),
-      setup_columns=named if method != 'mld' else {},
+      overrides=probe | (unguided if guided else dict(compare={}))
+      | (own if method != 'sbm_vae' else {}),
+      setup_columns=GUIDED if guided else OF_MLD,
     )  # fmt: skip
   for method in common.JOINT_METHODS:
     # Diff-MVAE draws latents from its score model, the others from their prior.
