@@ -152,7 +152,8 @@ SLOW = {
 
 
 @pytest.mark.parametrize(
-  'arguments', ['preset=default', 'preset=cpu', 'preset=paper', 'method=diff_mvae']
+  'arguments',
+  ['preset=default', 'preset=cpu', 'preset=paper', 'method=diff_mvae,modalities=2'],
 )
 def test_presets_can_be_run(arguments, tmp_path):
   """Shapes and options fit together, at full size; nothing is computed."""
