@@ -23,6 +23,7 @@ Arguments, e.g. --config=configs/arrays.py:method=sbm_rae,modalities=2:
     mmvae, mopoe, mmjsd, mvtcae, mmvaeplus, hoelder, diff_mvae.
   modalities: 2 to 4, how many of those below.
   preset: default.
+  refine: with autoencoders, diffusion models that sharpen the images they decode.
   smoke: the whole pipeline on the stand-in in under a minute.
 """
 
@@ -81,7 +82,12 @@ def modality_specs():
 def get_config(arg=None):
   specs = modality_specs()
   arg = common.parse_arg(
-    arg, method='sbm_vae', modalities=len(specs), preset='default', smoke=False
+    arg,
+    method='sbm_vae',
+    modalities=len(specs),
+    preset='default',
+    refine=False,
+    smoke=False,
   )
   common.choose('method', arg.method, common.METHODS)
   common.choose('preset', arg.preset, ('default',))
@@ -122,6 +128,7 @@ def get_config(arg=None):
   common.generative_model(
     c,
     arg.method,
+    refine=arg.refine,
     unimodal=training,
     joint=dict(
       latent_dim=32,

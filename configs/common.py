@@ -152,7 +152,7 @@ def autoencoder(method: str, *, vae: dict, rae: dict) -> dict:
 
 
 def generative_model(
-  c, method: str, *, unimodal: dict, joint: dict, score: dict
+  c, method: str, *, unimodal: dict, joint: dict, score: dict, refine: bool = False
 ) -> None:
   """Sets all that is trained but the classifier.
 
@@ -162,8 +162,17 @@ def generative_model(
     unimodal: section of autoencoders, see `autoencoder` for the missing field.
     joint: arguments of `joint_vae`, for methods with one latent.
     score: arguments of `multi_time_score`.
+    refine: whether what autoencoders decode is refined, by the `denoiser` of `joint`.
+
+  Raises:
+    ValueError: a joint VAE is to be refined.
   """
   if method in JOINT_METHODS:
+    if refine:
+      raise ValueError(
+        f'refine is for what autoencoders decode, method={"|".join(SCORE_METHODS)}; a '
+        'joint VAE may have diffusion decoders: method=diff_mvae.'
+      )
     joint_vae(c, method, score=score, **joint)
     return
   c.unimodal = dict(
@@ -177,6 +186,8 @@ def generative_model(
     mld_score(c)
   else:
     energy(c)
+  if refine:
+    refiner(c, joint['denoiser'])
 
 
 def multi_time_score(
@@ -292,10 +303,7 @@ def joint_vae(
     'score': dict(sampler=c.sampler.to_dict()),
   }
   c.sampler = dict(name='prior')
-  # Levels from 20 to 0.09; samples are the denoised pictures of the last one.
-  c.decoder_sampler = dict(
-    name='dpm_solver', stochastic=True, num_steps=10, grid='edm', time_min=0.35
-  )
+  c.decoder_sampler = decoder_sampler()
   # Of diffusion decoders by their latent; empty: none.
   c.decoder_guidance = dict()
   c.evaluate.linear_probe = PROBE_EXAMPLES
@@ -335,6 +343,32 @@ def diffusion_decoder(network: dict) -> dict:
     scale=0.35,
     drop_probability=0.1,
   )
+
+
+def decoder_sampler() -> dict:
+  """Levels from 20 to 0.09; samples are the denoised pictures of the last one."""
+  return dict(
+    name='dpm_solver', stochastic=True, num_steps=10, grid='edm', time_min=0.35
+  )
+
+
+def refiner(c, network: dict) -> None:
+  """Adds the stage that draws images from what their autoencoders decode.
+
+  It is trained as the autoencoders are. A finished run without it can still get it.
+
+  Args:
+    c: a config with autoencoders.
+    network: one of DENOISERS.
+  """
+  c.stages = (*c.stages, 'refiner')
+  training = {key: value for key, value in c.unimodal.items() if key != 'autoencoder'}
+  decoder = diffusion_decoder(network) | dict(drop_probability=0.0)
+  c.refiner = dict(
+    decoders={name: decoder for name, m in c.modalities.items() if m.kind == 'image'},
+    **training,
+  )
+  c.decoder_sampler = decoder_sampler()
 
 
 def unet_decoder(side: int, **options) -> dict:

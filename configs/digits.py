@@ -6,6 +6,7 @@ Arguments, e.g. --config=configs/digits.py:method=sbm_rae,modalities=3,smoke:
   method: sbm_vae, sbm_rae, mld (multi-modal latent diffusion), or a joint VAE: mvae,
     mmvae, mopoe, mmjsd, mvtcae, mmvaeplus, hoelder, diff_mvae.
   modalities: 2 to 50; from 11 on the photographs return in other colours.
+  refine: with autoencoders, diffusion models that sharpen what they decode.
   smoke: the whole pipeline in under a minute; its numbers mean nothing.
 """
 
@@ -14,7 +15,7 @@ from configs import common
 
 def get_config(arg=None):
   arg = common.parse_arg(
-    arg, method='sbm_vae', modalities=4, preset='default', smoke=False
+    arg, method='sbm_vae', modalities=4, preset='default', refine=False, smoke=False
   )
   common.choose('method', arg.method, common.METHODS)
   common.choose('preset', arg.preset, ('default',))
@@ -76,6 +77,7 @@ def get_config(arg=None):
   common.generative_model(
     c,
     arg.method,
+    refine=arg.refine,
     unimodal=dict(num_steps=3_000, **training),
     joint=dict(
       latent_dim=64,

@@ -10,6 +10,7 @@ Arguments, e.g. --config=configs/polymnist.py:preset=cpu,modalities=5:
   modalities: 5 or 10; other numbers up to 10 work too.
   preset: 'default' for an accelerator, 'cpu' for half an hour on two cores, 'paper'
     for the networks, losses, schedules and sampler of arXiv 2305.15708 as published.
+  refine: with autoencoders, diffusion models that sharpen what they decode.
   smoke: the whole pipeline on a stand-in for MNIST in under a minute.
 """
 
@@ -21,7 +22,7 @@ NUM_TRAIN = 50_000
 
 def get_config(arg=None):
   arg = common.parse_arg(
-    arg, method='sbm_vae', modalities=10, preset='default', smoke=False
+    arg, method='sbm_vae', modalities=10, preset='default', refine=False, smoke=False
   )
   common.choose('method', arg.method, common.METHODS)
   common.choose('preset', arg.preset, PRESETS)
@@ -78,9 +79,13 @@ def default(c, arg):
     decoder=dict(name='resnet', pad=2),
     likelihood=dict(name='normal', scale=0.35),
   )
+  decoder = common.unet_decoder(28)
   if arg.method == 'diff_mvae':
     for spec in c.modalities.values():
-      spec.decoder = common.unet_decoder(28)
+      spec.decoder = decoder
+  if arg.refine:
+    for name in c.refiner.decoders:
+      c.refiner.decoders[name].network = decoder['network']
   c.classifier.network = dict(name='conv', dropout=0.2)
   c.classifier.num_steps = 10_000
   c.score.network = dict(name='mlp', width=1024, num_blocks=6, expansion=2)
@@ -116,6 +121,7 @@ def cpu(c, arg):
   common.generative_model(
     c,
     arg.method,
+    refine=arg.refine,
     unimodal=dict(num_steps=6_000, **training),
     joint=dict(
       latent_dim=100,
@@ -137,6 +143,7 @@ def cpu(c, arg):
 def paper(c, arg):
   """As published, as far as it is known; the README lists what still differs."""
   common.choose('method', arg.method, ('sbm_vae', 'sbm_rae'))
+  common.choose('refine', arg.refine, (False,))
   c.modalities = modality_specs(
     arg,
     latent_dim=64,

@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def startup(experiment: Experiment) -> Iterator[dict]:
 
 
 def _run_training(
-  experiment: Experiment, group: list[Training], source: train.Source
+  experiment: Experiment, group: list[Training], source: train.Source, frozen
 ) -> dict:
   """Trains a few blocks in a scratch folder and reads the rates it has logged."""
   block = experiment.loop_options.block_steps
@@ -101,7 +102,12 @@ def _run_training(
   options = train.LoopOptions(block, checkpoint_every_steps=steps)
   with tempfile.TemporaryDirectory() as workdir:
     train.train_group(
-      group, source, workdir=workdir, options=options, mesh=experiment.mesh
+      group,
+      source,
+      workdir=workdir,
+      options=options,
+      mesh=experiment.mesh,
+      frozen=frozen,
     )
     with open(os.path.join(workdir, 'metrics.jsonl')) as f:
       rows = [json.loads(line) for line in f]
@@ -133,26 +139,30 @@ def train_stages(experiment: Experiment, without: str = '') -> Iterator[dict]:
     if group and stage != without:
       random = stage in ('score', 'energy')
       source = _random_latents(experiment) if random else experiment.source(stage)
-      yield {'stage': stage, **_run_training(experiment, group, source)}
+      frozen = _random_variables(experiment, 'unimodal') if stage == 'refiner' else None
+      yield {'stage': stage, **_run_training(experiment, group, source, frozen)}
+
+
+def _random_variables(experiment: Experiment, stage: str) -> Any:
+  """Of an untrained stage; by modality if every modality has networks of its own."""
+  trainings = experiment.trainings(stage)
+  states = jax.jit(lambda batch: [init_state(t, batch) for t in trainings])(
+    experiment.blank_example
+  )
+  variables = [{'params': state.params, **state.mutables} for state in states]
+  if stage not in ('unimodal', 'refiner'):
+    return variables[0]
+  names = [training.name.split('/', 1)[1] for training in trainings]
+  return dict(zip(names, variables, strict=True))
 
 
 def _random_generator(experiment: Experiment) -> Generator:
   """The untrained model: speed does not depend on the weights."""
-
-  def init(stage: str) -> list:
-    trainings = experiment.trainings(stage)
-    states = jax.jit(lambda batch: [init_state(t, batch) for t in trainings])(
-      experiment.blank_example
-    )
-    return [{'params': state.params, **state.mutables} for state in states]
-
   total = experiment.layout.total
   variables = {'latents': {'mean': jnp.zeros(total), 'std': jnp.ones(total)}}
   for stage in experiment.config['stages']:
-    if stage == 'unimodal':
-      variables[stage] = dict(zip(experiment.names, init(stage), strict=True))
-    elif stage != 'classifier':
-      (variables[stage],) = init(stage)
+    if stage != 'classifier':
+      variables[stage] = _random_variables(experiment, stage)
   size = experiment.config['evaluate']['chunk_size']
   return Generator(experiment.model, variables, mesh=experiment.mesh, chunk_size=size)
 

@@ -41,7 +41,8 @@ from mmsbm.learners.classifier import Classifier
 from mmsbm.learners.energy import LatentEnergy
 from mmsbm.learners.joint_vae import JointVAE, dimension_weights
 from mmsbm.learners.latent_score import LatentScore
-from mmsbm.modalities import Modality, make_modality
+from mmsbm.learners.refiner import Refiner, make_refiner
+from mmsbm.modalities import Modality, make_diffusion_decoder, make_modality
 from mmsbm.models.base import MultimodalModel, Setup
 from mmsbm.models.gaussian_mixture import fit_gaussian_mixture
 from mmsbm.models.joint_vae import PRIORS, GaussianMixture, JointModel
@@ -68,7 +69,10 @@ TRAINING_SECTIONS = (
   'joint',
   'score',
   'energy',
+  'refiner',
 )
+# Those that a finished run can still get: nothing before them depends on them.
+ADDED_STAGES = ('energy', 'refiner')
 
 # Stages that a run can take over from another one, and what they depend on.
 PRETRAINED_STAGES = ('classifier', 'unimodal', 'joint')
@@ -123,10 +127,10 @@ def training_differences(
   sections: Sequence[str] = TRAINING_SECTIONS,
 ) -> list[str]:
   """'key: old -> new' for each value on which what was trained depends."""
-  if 'energy' not in old:
-    # A stage that is added changes nothing of what was trained before it.
-    stages = [stage for stage in new['stages'] if stage != 'energy']
-    new = {k: v for k, v in new.items() if k != 'energy'} | {'stages': stages}
+  for added in ADDED_STAGES:
+    if added not in old:
+      stages = [stage for stage in new['stages'] if stage != added]
+      new = {k: v for k, v in new.items() if k != added} | {'stages': stages}
   # Where files lie and how they are read does not matter: what they hold is
   # compared by its content hash.
   skip = tuple(
@@ -495,6 +499,38 @@ class Experiment:
     return energy
 
   @functools.cached_property
+  def refiners(self) -> tuple[Refiner, ...]:
+    """Diffusion models that sharpen what autoencoders decode; none in most runs."""
+    if 'refiner' not in self.config['stages']:
+      return ()
+    if self.is_joint:
+      raise UserError(
+        "config.stages: a joint VAE has no stage 'refiner'; its decoders may be "
+        'diffusion models themselves.'
+      )
+    spec = self.config.get('refiner')
+    if not (spec and spec.get('decoders') and self.config.get('decoder_sampler')):
+      raise UserError(
+        "the stage 'refiner' needs config.refiner.decoders and config.decoder_sampler: "
+        'see `refiner` in configs/common.py.'
+      )
+    for name in spec['decoders']:
+      if name not in self.names:
+        raise UserError(
+          f'config.refiner.decoders: {name!r} is no modality; they are {self.names}.'
+          + nearest(name, self.names)
+        )
+    out = []
+    for autoencoder in self.autoencoders:
+      name = autoencoder.modality.name
+      if name in spec['decoders']:
+        options = {k: v for k, v in spec['decoders'][name].items() if k != 'name'}
+        where = f'refiner.decoders.{name}'
+        check_arguments(make_diffusion_decoder, where, options, {'shape': None})
+        out.append(make_refiner(autoencoder, **options))
+    return tuple(out)
+
+  @functools.cached_property
   def classifiers(self) -> tuple[Classifier, ...]:
     """One per name in `judge`; none when the data have no labels."""
     judges = dict.fromkeys(m.judge for m in self.modalities if m.judge)
@@ -536,6 +572,8 @@ class Experiment:
       return (self._training(self.score, 'score'),)
     if stage == 'energy':
       return (self._training(self.energy, 'energy'),)
+    if stage == 'refiner':
+      return tuple(self._training(r, 'refiner') for r in self.refiners)
     raise UserError(f'unknown stage {stage!r} in config.stages.')
 
   def source(self, stage: str) -> train.Source:
@@ -554,6 +592,10 @@ class Experiment:
       resident=size <= limit,
       block_bytes=limit / 4,
     )
+
+  def frozen(self, stage: str) -> PyTree:
+    """Variables of earlier stages that the losses of this one use."""
+    return self.unimodal_variables()[0] if stage == 'refiner' else None
 
   def _latent_arrays(self) -> dict[str, np.ndarray]:
     """Latents of the training split; which of them belong together.
@@ -824,6 +866,8 @@ class Experiment:
       score=self.score,
       setups=self.setups,
       energy=self.energy,
+      refiners=self.refiners,
+      refiner_sampler=self.decoder_sampler if self.refiners else None,
     )
 
   def probability_flow(self) -> ProbabilityFlow:
@@ -851,6 +895,13 @@ class Experiment:
       if learner is not None:
         (training,) = self.trainings(stage)
         variables[stage], steps[stage] = train.load_variables(
+          self.workdir, training, self.blank_example, self.mesh
+        )
+    if self.refiners:
+      variables['refiner'] = {}
+      for training in self.trainings('refiner'):
+        name = training.learner.autoencoder.modality.name
+        variables['refiner'][name], steps[training.name] = train.load_variables(
           self.workdir, training, self.blank_example, self.mesh
         )
     return variables, steps
@@ -935,6 +986,8 @@ class Experiment:
       self._check_score()
     if self.is_joint:
       self._check_joint()
+    if self.refiners:
+      self._check_refiners()
     for section in ('evaluate', 'sample'):
       self.split(section)
     spec = self._positive('evaluate', 'num_examples', 'chunk_size', 'max_subsets')
@@ -1045,6 +1098,27 @@ class Experiment:
         'config.score.paired_fraction: the score model of a joint VAE sees one latent '
         'for all modalities, and no pairs; set it to 1.'
       )
+
+  def _check_refiners(self) -> None:
+    """One step and one decoding with refiners, without computing them."""
+    example, rngs = self.blank_example, step_rngs(self._key, 0, STREAMS)
+
+    def run(latents):
+      frozen = {a.modality.name: a.init(self._key, example) for a in self.autoencoders}
+      refiner = {
+        r.autoencoder.modality.name: r.init(self._key, example) for r in self.refiners
+      }
+      losses = [
+        r.loss(variables, frozen, example, rngs, train=True)[0]
+        for r, variables in zip(self.refiners, refiner.values(), strict=True)
+      ]
+      moments = dict.fromkeys(('mean', 'std'), jnp.zeros(self.layout.total))
+      variables = {'unimodal': frozen, 'refiner': refiner, 'latents': moments}
+      return losses, self.model.decode(
+        variables, jax.random.split(self._key, 1), latents
+      )
+
+    jax.eval_shape(run, jax.ShapeDtypeStruct((1, self.layout.total), jnp.float32))
 
   def _check_setup(self, name: str) -> None:
     """Whether the networks are trained for what a setup asks of them."""

@@ -258,6 +258,7 @@ def execute(config: dict[str, Any], workdir: str, mode: str, argv: Sequence[str]
               workdir=workdir,
               options=experiment.loop_options,
               mesh=experiment.mesh,
+              frozen=experiment.frozen(stage),
             )
       if not only and experiment.needs_latents:
         # Made while the score model was trained, or lost since.

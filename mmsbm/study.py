@@ -484,7 +484,10 @@ def _lines(study: Study, row, cost: Mapping[str, Any] | None) -> list[dict[str, 
 
 
 # What is trained to make latents and examples, and what is trained on latents.
-_PARTS = {'autoencoder': ('unimodal', 'joint'), 'latent_model': ('score', 'energy')}
+_PARTS = {
+  'autoencoder': ('unimodal', 'joint', 'refiner'),
+  'latent_model': ('score', 'energy'),
+}
 
 
 def _costs(
@@ -522,7 +525,7 @@ def _costs(
       parameters += [
         count
         for name, count in source['parameters'].items()
-        if name in (names if stage == 'unimodal' else {stage})
+        if (name in names if stage == 'unimodal' else name.split('/')[0] == stage)
       ]
     if parameters:
       out[f'{part}_parameters'] = sum(parameters)

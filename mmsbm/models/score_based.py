@@ -13,11 +13,12 @@ from mmsbm.latents import MISSING, NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.autoencoder import UnimodalAutoencoder
 from mmsbm.learners.energy import LatentEnergy
 from mmsbm.learners.latent_score import LatentScore
+from mmsbm.learners.refiner import Refiner
 from mmsbm.modalities import Modality
 from mmsbm.models.base import Setup
 
 # Streams of a row's key, apart from the steps of the samplers.
-_START, _STEPS, _GUIDANCE = 0x57A27, 0x57E95, 0x90D3
+_START, _STEPS, _GUIDANCE, _REFINE = 0x57A27, 0x57E95, 0x90D3, 0x5EF19E00
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,19 +26,24 @@ class ScoreBasedModel:
   """Any modalities from any others (arXiv 2305.15708).
 
   The variables are {'unimodal': {modality: ...}, 'score': ...,
-  'latents': {'mean': [D], 'std': [D]}}, and 'energy' where there is one.
+  'latents': {'mean': [D], 'std': [D]}}, and, where there are any, 'energy' and
+  'refiner': {modality: ...}.
 
   Attributes:
     autoencoders: one per modality.
     score: the score model of the standardised latents.
     setups: ways of drawing samples, by name.
     energy: of pairs of latents, which setups with that guidance use.
+    refiners: of what is decoded, for some of the modalities.
+    refiner_sampler: one of samplers.SAMPLERS, for all of them.
   """
 
   autoencoders: tuple[UnimodalAutoencoder, ...]
   score: LatentScore
   setups: Mapping[str, Setup]
   energy: LatentEnergy | None = None
+  refiners: tuple[Refiner, ...] = ()
+  refiner_sampler: Any = None
 
   @property
   def modalities(self) -> tuple[Modality, ...]:
@@ -63,16 +69,24 @@ class ScoreBasedModel:
 
   def decode(self, variables, keys, latents):
     """See `MultimodalModel.decode`."""
-    del keys
     stats = variables['latents']
     parts = self.layout.split(latents * stats['std'] + stats['mean'])
+    refiners = {refiner.autoencoder.modality.name: refiner for refiner in self.refiners}
     out = []
-    for autoencoder, part in zip(self.autoencoders, parts, strict=True):
+    for i, (autoencoder, part) in enumerate(zip(self.autoencoders, parts, strict=True)):
       modality = autoencoder.modality
       output = autoencoder.network.apply(
         variables['unimodal'][modality.name], part, method='decode'
       )
-      out.append(modality.likelihood.mean(output))
+      x = modality.likelihood.mean(output)
+      if modality.name in refiners:
+        x = refiners[modality.name].sample(
+          variables['refiner'][modality.name],
+          substream(keys, _REFINE + i),
+          x,
+          self.refiner_sampler,
+        )
+      out.append(x)
     return tuple(out)
 
   def mean_latents(self, variables, keys, codes, observed):
@@ -89,7 +103,8 @@ class ScoreBasedModel:
     del num_given
     chosen, sde = self.setups[setup], self.score.sde
     times = chosen.sampler.evaluation_times(sde, chosen.conditioning.resampling)
-    return num_evaluations(chosen.guidance, sde, times)
+    total = num_evaluations(chosen.guidance, sde, times)
+    return total + sum(self.refiner_sampler.num_evaluations for _ in self.refiners)
 
   def sample_latents(self, variables, keys, codes, observed, setup):
     """See `MultimodalModel.sample_latents`; what is observed comes back unchanged."""

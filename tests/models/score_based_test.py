@@ -353,3 +353,48 @@ def test_energies_see_observed_latents_as_in_their_training(rule):
       assert (np.asarray(t)[SUBSETS] == 0).all()
       np.testing.assert_array_equal(np.asarray(shown_z)[shown], z[shown])
     assert len(set(np.asarray(t)[~SUBSETS])) == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shift:
+  """In place of a refiner: what was decoded, shifted and with noise."""
+
+  autoencoder: VAE
+
+  def sample(self, variables, keys, x_hat, sampler):
+    assert sampler is SAMPLER_OF_REFINERS
+    noise = jax.vmap(lambda key: jax.random.normal(key, x_hat.shape[1:]))(keys)
+    return x_hat + variables['shift'] + noise
+
+
+SAMPLER_OF_REFINERS = Heun(num_steps=3)
+
+
+def test_refiners_see_what_is_decoded_and_nothing_else_changes(small):
+  model, variables = small
+  refined = dataclasses.replace(
+    model,
+    refiners=tuple(_Shift(model.autoencoders[i]) for i in (2, 1)),
+    refiner_sampler=SAMPLER_OF_REFINERS,
+  )
+  own = {'b': {'shift': 100.0}, 'c': {'shift': -100.0}}
+  z = np.random.default_rng(0).normal(size=(500, D)).astype(np.float32)
+  plain, made = (
+    generator(model, variables),
+    generator(refined, variables | {'refiner': own}),
+  )
+  key = jax.random.key(5)
+  before, after = plain.decode(z, key=key), made.decode(z, key=key)
+  np.testing.assert_array_equal(after[0], before[0])
+  noise = [after[i] - before[i] - shift for i, shift in ((1, 100.0), (2, -100.0))]
+  for each in noise:
+    np.testing.assert_allclose(each.mean(), 0, atol=4 / each.size**0.5)
+    np.testing.assert_allclose(each.std(), 1, atol=4 / (2 * each.size) ** 0.5)
+  # Modalities have noise of their own.
+  correlation = np.corrcoef(noise[0][:, 0], noise[1][:, 0])[0, 1]
+  assert abs(correlation) < 4 / len(z) ** 0.5
+  # A reconstruction is refined as well; and each evaluation is counted.
+  again = made.reconstruct(z, key=key)
+  assert np.abs(again[1] - before[1]).min() > 50
+  cost = refined.num_evaluations('default', 1) - model.num_evaluations('default', 1)
+  assert cost == 2 * SAMPLER_OF_REFINERS.num_evaluations == 2 * 5

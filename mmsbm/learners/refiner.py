@@ -1,0 +1,90 @@
+"""Refiners: diffusion models of examples given what an autoencoder makes of them."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmsbm.diffusion.decoder import DiffusionDecoder
+from mmsbm.learners.autoencoder import UnimodalAutoencoder
+from mmsbm.learners.base import masked_mean
+from mmsbm.modalities import make_diffusion_decoder
+
+
+class Beside(nn.Module):
+  """A denoiser that sees a noisy example beside another one, channel by channel.
+
+  Attributes:
+    denoiser: one of DENOISERS, of twice as many channels.
+  """
+
+  denoiser: nn.Module
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, level: jax.Array, other: jax.Array, train: bool
+  ) -> jax.Array:
+    """Maps x [B, ..., C], levels [B] and the other example, flat, to [B, ..., C]."""
+    both = jnp.concatenate([x, other.reshape(x.shape)], axis=-1)
+    no_latent = jnp.zeros((x.shape[0], 1), x.dtype)
+    return self.denoiser(both, level, no_latent, train)[..., : x.shape[-1]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Refiner:
+  """Samples of p(x | x_hat) in place of the mean x_hat that an autoencoder decodes.
+
+  The first formulation of DiffuseVAE (Pandey et al., 2022, arXiv 2201.00308): the
+  autoencoder stays as it is, and a diffusion model is shown its reconstructions of the
+  training examples, as arXiv 2305.15708 does for faces. Latents that are generated are
+  decoded to an x_hat, from which it draws x.
+
+  Attributes:
+    autoencoder: trained before; its variables are the `frozen` of the loss.
+    diffusion: process, network (`Beside`) and loss; its latents are the x_hat, flat.
+  """
+
+  autoencoder: UnimodalAutoencoder
+  diffusion: DiffusionDecoder
+
+  @property
+  def name(self) -> str:
+    return f'refiner/{self.autoencoder.modality.name}'
+
+  def _flat(self, x: jax.Array) -> jax.Array:
+    """Examples as networks see them, scaled as the noisy ones are, [B, D]."""
+    return (x.reshape(x.shape[0], -1) - self.diffusion.offset) / self.diffusion.scale
+
+  def init(self, key, batch):
+    modality = self.autoencoder.modality
+    x = modality.kind.to_model(batch['x'][modality.name][:1])
+    return self.diffusion.init(key, self._flat(x))
+
+  def loss(self, variables, frozen, batch, rngs, *, train):
+    """See `Learner.loss`; `frozen` holds the autoencoders' variables by name."""
+    modality, network = self.autoencoder.modality, self.autoencoder.network
+    x = modality.kind.to_model(batch['x'][modality.name])
+    # In the mode of evaluation, and from the mean: as latents are decoded later.
+    x_hat = modality.likelihood.mean(network.apply(frozen[modality.name], x))
+    losses = self.diffusion.loss(variables, x, self._flat(x_hat), rngs, train=train)
+    loss = masked_mean(losses, batch['present'][:, self.autoencoder.index])
+    return loss, {'denoising': loss}, {}
+
+  def sample(
+    self, variables: Any, keys: jax.Array, x_hat: jax.Array, sampler: Any
+  ) -> jax.Array:
+    """Draws x [B, *model_shape] given x_hat; row i depends on keys[i] and x_hat[i]."""
+    return self.diffusion.sample(variables, keys, self._flat(x_hat), sampler)
+
+
+def make_refiner(autoencoder: UnimodalAutoencoder, **spec: Any) -> Refiner:
+  """Builds a refiner; `spec` is what stands in the config of a diffusion decoder."""
+  shape = autoencoder.modality.model_shape
+  doubled = (*shape[:-1], 2 * shape[-1])
+  diffusion = make_diffusion_decoder(doubled, **spec)
+  network = Beside(diffusion.network)
+  return Refiner(
+    autoencoder, dataclasses.replace(diffusion, network=network, shape=shape)
+  )

@@ -1,0 +1,95 @@
+"""Refiners in a run: added to a finished one, trained, and used wherever it decodes."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from configs import common, digits, polymnist
+from mmsbm.experiment import Experiment, training_differences
+from mmsbm.infra.errors import UserError
+from mmsbm.main import execute
+
+NETWORK = dict(name='mlp', width=8, num_blocks=1)
+
+
+def config():
+  c = digits.get_config('smoke,modalities=3')
+  common.refiner(c, NETWORK)
+  # m0 stays as its autoencoder decodes it.
+  del c.refiner.decoders['m0']
+  c.decoder_sampler.num_steps = 2
+  c.compare = {}
+  c.evaluate.precision_recall = False
+  return c.to_dict()
+
+
+def test_a_finished_run_gets_refiners_and_nothing_else(smoke_run, tmp_path):
+  workdir = tmp_path / 'w'
+  shutil.copytree(smoke_run, workdir)
+  folder = workdir / 'checkpoints'
+  before = {p: p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
+  execute(config(), str(workdir), 'run', ['', 'x'])
+  assert all(p.stat().st_mtime_ns == time for p, time in before.items())
+  new = {p.relative_to(folder) for p in folder.rglob('*') if p.is_file()}
+  new -= {p.relative_to(folder) for p in before}
+  assert {'/'.join(p.parts[:2]) for p in new} == {'refiner/m1', 'refiner/m2'}
+  record = json.loads((workdir / 'run.json').read_text())
+  assert record['parameters']['refiner/m1'] > 0 and 'train refiner' in record['timings']
+  # All that is decoded is measured again, with the evaluations of both refiners.
+  model = Experiment(config(), workdir).model
+  lines = (workdir / 'results.jsonl').read_text().splitlines()
+  rows = [row for row in map(json.loads, lines) if row['metric'] == 'coherence']
+  assert {row['nfe'] for row in rows} == {model.num_evaluations('default', 1)}
+  plain = Experiment(digits.get_config('smoke,modalities=3').to_dict(), workdir).model
+  assert model.num_evaluations('default', 1) - plain.num_evaluations('default', 1) == 4
+  for name, same in (('m0', True), ('m1', False)):
+    drawn = [
+      np.load(path / 'samples' / 'reconstruction.npz')[f'generated/{name}']
+      for path in (smoke_run, workdir)
+    ]
+    assert np.array_equal(*drawn) == same
+
+
+def test_other_refiners_are_another_training():
+  new, old = config(), digits.get_config('smoke,modalities=3').to_dict()
+  assert training_differences(old, new) == []
+  other = json.loads(json.dumps(new))
+  other['refiner']['num_steps'] = 11
+  assert training_differences(new, other) == ['refiner.num_steps: 20 -> 11']
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'refiner': None}, 'needs config.refiner.decoders and config.decoder_sampler'),
+    ({'decoder_sampler': None}, 'needs config.refiner.decoders and config.decoder_s'),
+    ({'refiner.decoders.m7': {}}, "'m7' is no modality"),
+    ({'refiner.decoders.m1.weighting': 'edn'}, "Did you mean 'edm'"),
+    ({'refiner.decoders.m1.widht': 3}, "no argument 'widht'"),
+    ({'refiner.decoders.m1.network': dict(name='mixer', patch=5)}, 'divides height'),
+    ({'refiner.num_steps': 0}, 'refiner.num_steps is 0'),
+  ],
+)
+def test_a_mistake_about_refiners(tmp_path, changes, message):
+  c = config()
+  for key, value in changes.items():
+    *path, last = key.split('.')
+    node = c
+    for part in path:
+      node = node[part]
+    node[last] = value
+  with pytest.raises(UserError, match=message):
+    Experiment(c, tmp_path).check()
+
+
+def test_a_joint_vae_has_none(tmp_path):
+  with pytest.raises(ValueError, match='refine is for what autoencoders decode'):
+    digits.get_config('method=mopoe,refine')
+  with pytest.raises(ValueError, match='refine=True is not one of'):
+    polymnist.get_config('preset=paper,refine')
+  c = digits.get_config('smoke,modalities=2,method=mopoe').to_dict()
+  c['stages'] = (*c['stages'], 'refiner')
+  with pytest.raises(UserError, match="a joint VAE has no stage 'refiner'"):
+    Experiment(c, tmp_path).check()
