@@ -63,7 +63,7 @@ def rows_of_seed(arg, seed):
   path, arguments, _ = CONFIGS[arg.data]
 
   def row(name, method, columns=None, **kw):
-    config_arguments = arguments | dict(method=method)
+    config_arguments = arguments | dict(method=method) | kw.pop('arguments', {})
     text = ','.join(f'{key}={value}' for key, value in config_arguments.items())
     return Row(
       name=f'{name}_s{seed}',
@@ -88,12 +88,16 @@ def rows_of_seed(arg, seed):
     unguided = {
       'compare': {'unguided': dict(guidance={})}, 'evaluate.compare_all_given': True,
     }  # fmt: skip
-    yield row(
-      method, method, **judged,
-      overrides=probe | (unguided if guided else dict(compare={}))
-      | (own if method != 'sbm_vae' else {}),
-      setup_columns=GUIDED if guided else OF_MLD,
-    )  # fmt: skip
+    kw = dict(**judged, setup_columns=GUIDED if guided else OF_MLD)
+    overrides = probe | (unguided if guided else dict(compare={}))
+    overrides |= own if method != 'sbm_vae' else {}
+    yield row(method, method, overrides=overrides, **kw)
+    if method == 'sbm_vae':
+      # A copy of the finished folder of `sbm_vae` saves the training of the rest.
+      yield row(
+        'sbm_vae_refined', method, {'method': 'SBM-VAE, refined'},
+        overrides=overrides, arguments=dict(refine=True), **kw,
+      )  # fmt: skip
   for method in common.JOINT_METHODS:
     # Diff-MVAE draws latents from its score model, the others from their prior.
     default = 'score' if method == 'diff_mvae' else 'prior'
