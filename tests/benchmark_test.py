@@ -27,7 +27,7 @@ def _benchmark(tmp_path, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('method', ['sbm_vae', 'diff_mvae'])
+@pytest.mark.parametrize('method', ['sbm_vae,refine', 'diff_mvae'])
 def test_cost_of_a_run(tmp_path, method):
   result = _benchmark(
     tmp_path, f'--config=configs/arrays.py:smoke,method={method}', '--what=cost',
@@ -35,7 +35,9 @@ def test_cost_of_a_run(tmp_path, method):
   )  # fmt: skip
   assert result.returncode == 0, result.stderr
   *stages, sample = [json.loads(line) for line in result.stdout.splitlines()]
-  stage = ['unimodal', 'score', 'energy'] if method == 'sbm_vae' else ['joint', 'score']
+  stage = ['joint', 'score']
+  if method != 'diff_mvae':
+    stage = ['unimodal', 'score', 'energy', 'refiner']
   assert [r['stage'] for r in stages] == stage
   assert all(0 < r['seconds'] < 60 for r in stages)
   assert 0 < sample['seconds_per_sample'] < 1

@@ -32,6 +32,7 @@ RUNS = (
   ('polymnist', 'method=sbm_vae,modalities=2'),
   ('polymnist', 'method=sbm_rae,modalities=2,preset=cpu'),
   ('polymnist', 'method=sbm_vae,modalities=2,preset=paper'),
+  ('arrays', 'method=sbm_rae,modalities=2,refine'),
   # U-Nets for decoders.
   ('polymnist', 'method=diff_mvae,modalities=2'),
   # A diffusion decoder and one that is not.
@@ -136,6 +137,7 @@ def test_what_is_not_a_number_is_refused(tmp_path, value):
 SLOW = {
   ('arrays', 'method=diff_mvae,modalities=2'),
   ('arrays', 'method=mopoe,modalities=3'),
+  ('arrays', 'method=sbm_rae,modalities=2,refine'),
   ('digits', 'method=mmvaeplus,modalities=3'),
   ('digits', 'method=mmvae,modalities=2'),
   ('digits', 'method=mmjsd,modalities=2'),
