@@ -1,5 +1,6 @@
 """What all configs share: their arguments and the defaults of the loop."""
 
+import copy
 import difflib
 import os
 
@@ -361,11 +362,17 @@ def refiner(c, network: dict) -> None:
     c: a config with autoencoders.
     network: one of DENOISERS.
   """
-  c.stages = (*c.stages, 'refiner')
-  training = {key: value for key, value in c.unimodal.items() if key != 'autoencoder'}
+  c.stages = tuple(dict.fromkeys((*c.stages, 'refiner')))
+  # Copies, so that an override of one changes no other.
+  training = c.unimodal.to_dict()
+  del training['autoencoder']
   decoder = diffusion_decoder(network) | dict(drop_probability=0.0)
   c.refiner = dict(
-    decoders={name: decoder for name, m in c.modalities.items() if m.kind == 'image'},
+    decoders={
+      name: copy.deepcopy(decoder)
+      for name, modality in c.modalities.items()
+      if modality.kind == 'image'
+    },
     **training,
   )
   c.decoder_sampler = decoder_sampler()

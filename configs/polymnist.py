@@ -84,8 +84,7 @@ def default(c, arg):
     for spec in c.modalities.values():
       spec.decoder = decoder
   if arg.refine:
-    for name in c.refiner.decoders:
-      c.refiner.decoders[name].network = decoder['network']
+    common.refiner(c, decoder['network'])
   c.classifier.network = dict(name='conv', dropout=0.2)
   c.classifier.num_steps = 10_000
   c.score.network = dict(name='mlp', width=1024, num_blocks=6, expansion=2)
@@ -226,7 +225,10 @@ def shrink(c):
     blocks = ((8, 8, 8, 2), (8, 8, 8, 2), (8, 8, 8, 2))
     for spec in c.modalities.values():
       spec.encoder.update(stem=8, blocks=blocks)
-      if spec.decoder.name == 'diffusion':
-        spec.decoder.network.update(width=8, num_blocks=1, num_heads=2)
-      else:
+      if spec.decoder.name != 'diffusion':
         spec.decoder.update(blocks=blocks)
+    decoders = [spec.decoder for spec in c.modalities.values()]
+    decoders += c.refiner.decoders.values() if 'refiner' in c else ()
+    for decoder in decoders:
+      if decoder.name == 'diffusion':
+        decoder.network.update(width=8, num_blocks=1, num_heads=2)

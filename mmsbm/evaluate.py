@@ -51,11 +51,13 @@ class Unit:
     measure: makes its rows.
     setup: name of the setup that it draws with; None for none.
     options: of config.evaluate.likelihood, those that it uses.
+    decodes: whether it depends on how latents are decoded.
   """
 
   measure: Callable[[], list[Row]]
   setup: str | None = None
   options: tuple[str, ...] = ()
+  decodes: bool = True
 
 
 @dataclasses.dataclass
@@ -405,7 +407,7 @@ class Protocol:
     num = len(self.names)
     out: dict[str, Unit] = {}
     if self.judged.any() and self.label is not None:
-      out['classifier'] = Unit(self.classifier)
+      out['classifier'] = Unit(self.classifier, decodes=False)
       out['reconstruction'] = Unit(self.reconstruction)
     config = self.experiment.config['evaluate']
     wanted = config['num_given'] or range(1, num)
@@ -421,11 +423,11 @@ class Protocol:
       for k in sorted(wanted if all_given else others, reverse=True):
         out[f'given_{k}{suffix}'] = Unit(functools.partial(self.given, k, setup), setup)
     for name, (measure, options) in likelihood_measurements(self).items():
-      out[name] = Unit(measure, options=options)
+      out[name] = Unit(measure, options=options, decodes=False)
     if len(self.probe_rows):
       counts = (*wanted, num)
       name = '_'.join(map(str, ('linear_probe', self.num_probe_examples, *counts)))
-      out[name] = Unit(functools.partial(self.linear_probe, counts))
+      out[name] = Unit(functools.partial(self.linear_probe, counts), decodes=False)
     return out
 
 
@@ -436,6 +438,11 @@ def _fingerprint(experiment: Experiment, steps: dict[str, int], unit: Unit) -> s
   guidance = unit.setup and experiment.setups[unit.setup].guidance
   if not any(each.needs == 'energy' for each in guidance or ()):
     steps = {name: step for name, step in steps.items() if name != 'energy'}
+  decoding = experiment.decoding
+  if not unit.decodes and not experiment.is_joint:
+    # The same with refiners and without.
+    steps = {k: step for k, step in steps.items() if not k.startswith('refiner/')}
+    decoding = {}
   # What is measured beside a unit, and options that it does not use, change nothing.
   common = dict(config['evaluate'])
   options = common.pop('likelihood')
@@ -445,7 +452,7 @@ def _fingerprint(experiment: Experiment, steps: dict[str, int], unit: Unit) -> s
     VERSION,
     {k: config[k] for k in keys} | {'evaluate': common},
     unit.setup and experiment.setup_spec(unit.setup),
-    *experiment.decoding.values(),
+    *decoding.values(),
     steps,
     experiment.dataset.content_hash,
     experiment.judged_by,

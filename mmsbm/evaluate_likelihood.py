@@ -49,6 +49,9 @@ def likelihood_measurements(
     return {'joint_vae_likelihood': (made.joint_vae, ('num_examples', *_DRAWS))}
   flow = ('num_examples', *_FLOW)
   out = {'latent_likelihood': (made.latent, flow)}
+  if made.model.refiners:
+    # The densities of autoencoders are not those of what is drawn.
+    return out
   # The encoders of other autoencoders are no densities.
   if all(isinstance(a, VAE) for a in made.model.autoencoders):
     out['vae_likelihood'] = (made.vae, ('num_examples', *_DRAWS))

@@ -29,7 +29,7 @@ from mmsbm.diffusion.sde import SDES
 from mmsbm.distributions import POSTERIORS
 from mmsbm.evaluators.probability_flow import ProbabilityFlow
 from mmsbm.guidance import GUIDANCE, Guidance
-from mmsbm.infra import sharding
+from mmsbm.infra import checkpoints, sharding
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import atomic_path
 from mmsbm.infra.optim import make_optimizer
@@ -121,6 +121,12 @@ def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
   return record
 
 
+def without_stage(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
+  """A config without one of ADDED_STAGES and its section."""
+  stages = [name for name in config['stages'] if name != stage]
+  return {k: v for k, v in config.items() if k != stage} | {'stages': stages}
+
+
 def training_differences(
   old: Mapping[str, Any],
   new: Mapping[str, Any],
@@ -129,8 +135,7 @@ def training_differences(
   """'key: old -> new' for each value on which what was trained depends."""
   for added in ADDED_STAGES:
     if added not in old:
-      stages = [stage for stage in new['stages'] if stage != added]
-      new = {k: v for k, v in new.items() if k != added} | {'stages': stages}
+      new = without_stage(new, added)
   # Where files lie and how they are read does not matter: what they hold is
   # compared by its content hash.
   skip = tuple(
@@ -508,24 +513,38 @@ class Experiment:
         "config.stages: a joint VAE has no stage 'refiner'; its decoders may be "
         'diffusion models themselves.'
       )
-    spec = self.config.get('refiner')
-    if not (spec and spec.get('decoders') and self.config.get('decoder_sampler')):
+    spec = self.config.get('refiner') or {}
+    decoders = spec.get('decoders')
+    if not (isinstance(decoders, Mapping) and decoders and self.decoding):
       raise UserError(
         "the stage 'refiner' needs config.refiner.decoders and config.decoder_sampler: "
         'see `refiner` in configs/common.py.'
       )
-    for name in spec['decoders']:
+    if self.config.get('decoder_guidance'):
+      raise UserError(
+        'config.decoder_guidance: refiners are not guided; leave it empty.'
+      )
+    for name, options in decoders.items():
       if name not in self.names:
         raise UserError(
           f'config.refiner.decoders: {name!r} is no modality; they are {self.names}.'
           + nearest(name, self.names)
         )
+      where = f'config.refiner.decoders.{name}'
+      if not isinstance(options, Mapping) or options.get('name') != 'diffusion':
+        raise UserError(f'{where} is not a dict of a diffusion decoder: {options!r}.')
+      if options.get('drop_probability'):
+        raise UserError(
+          f'{where}.drop_probability: refiners are not guided; set it to 0.'
+        )
     out = []
     for autoencoder in self.autoencoders:
-      name = autoencoder.modality.name
-      if name in spec['decoders']:
-        options = {k: v for k, v in spec['decoders'][name].items() if k != 'name'}
+      name, shape = autoencoder.modality.name, autoencoder.modality.model_shape
+      if name in decoders:
         where = f'refiner.decoders.{name}'
+        if not shape:
+          raise UserError(f'config.{where}: a single number cannot be refined.')
+        options = {k: v for k, v in decoders[name].items() if k != 'name'}
         check_arguments(make_diffusion_decoder, where, options, {'shape': None})
         out.append(make_refiner(autoencoder, **options))
     return tuple(out)
@@ -1048,6 +1067,22 @@ class Experiment:
         z,
         observed,
       )
+
+  def check_added_stages(self) -> None:
+    """Whether stages that a finished run can get later are trained.
+
+    Raises:
+      UserError: one of them is not.
+    """
+    for stage in ADDED_STAGES:
+      for training in self.trainings(stage) if stage in self.config['stages'] else ():
+        if (
+          checkpoints.latest_step(train.directory(self.workdir, training.name)) is None
+        ):
+          raise UserError(
+            f'{training.name} is not trained in {self.workdir}: leave --mode out, or '
+            f'the stage {stage!r}.'
+          )
 
   def _check_score(self) -> None:
     """Whether the score model can be trained as its section says."""

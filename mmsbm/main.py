@@ -152,7 +152,12 @@ class Record:
   def __init__(self, experiment: 'Experiment', mode: str, argv: Sequence[str]):
     import jax
 
-    from mmsbm.experiment import read_record, training_differences
+    from mmsbm.experiment import (
+      ADDED_STAGES,
+      read_record,
+      training_differences,
+      without_stage,
+    )
 
     workdir, config = experiment.workdir, experiment.config
     self._path = os.path.join(workdir, 'run.json')
@@ -160,8 +165,13 @@ class Record:
     if os.path.exists(self._path):
       self.data |= read_record(workdir)
     # A config under which nothing was saved binds nobody.
-    if 'config' in self.data and os.path.isdir(os.path.join(workdir, 'checkpoints')):
-      differences = training_differences(self.data['config'], config)
+    checkpoints = os.path.join(workdir, 'checkpoints')
+    if 'config' in self.data and os.path.isdir(checkpoints):
+      known = self.data['config']
+      for stage in ADDED_STAGES:
+        if not os.path.isdir(os.path.join(checkpoints, stage)):
+          known = without_stage(known, stage)
+      differences = training_differences(known, config)
       old = self.data.get('pretrained_seed', self.data['config']['seed'])
       if old != experiment.pretrained_seed:
         # Equal seeds, data and configs make equal autoencoders, wherever they lie.
@@ -237,6 +247,9 @@ def execute(config: dict[str, Any], workdir: str, mode: str, argv: Sequence[str]
       start = time.monotonic()
       # All of it before the first step: hours later is too late for a typo.
       experiment.check()
+      if mode in ('evaluate', 'sample'):
+        # Or else the record would say that they are.
+        experiment.check_added_stages()
       record.set_data(experiment)
       seconds = record.data['timings'].get('data', 0.0) + time.monotonic() - start
       record.data['timings']['data'] = round(seconds, 2)

@@ -21,7 +21,6 @@ def config():
   del c.refiner.decoders['m0']
   c.decoder_sampler.num_steps = 2
   c.compare = {}
-  c.evaluate.precision_recall = False
   return c.to_dict()
 
 
@@ -30,6 +29,15 @@ def test_a_finished_run_gets_refiners_and_nothing_else(smoke_run, tmp_path):
   shutil.copytree(smoke_run, workdir)
   folder = workdir / 'checkpoints'
   before = {p: p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
+  # Measuring what is not trained, and a command that ends before it is, bind nobody.
+  plain = digits.get_config('smoke,modalities=3').to_dict()
+  with pytest.raises(UserError, match='refiner/m1 is not trained'):
+    execute(config(), str(workdir), 'evaluate', ['', 'x'])
+  other = config()
+  other['refiner']['num_steps'] = 7
+  record = json.loads((workdir / 'run.json').read_text())
+  assert record['config']['stages'] == list(plain['stages'])
+  (workdir / 'run.json').write_text(json.dumps(record | {'config': other}))
   execute(config(), str(workdir), 'run', ['', 'x'])
   assert all(p.stat().st_mtime_ns == time for p, time in before.items())
   new = {p.relative_to(folder) for p in folder.rglob('*') if p.is_file()}
@@ -39,6 +47,11 @@ def test_a_finished_run_gets_refiners_and_nothing_else(smoke_run, tmp_path):
   assert record['parameters']['refiner/m1'] > 0 and 'train refiner' in record['timings']
   # All that is decoded is measured again, with the evaluations of both refiners.
   model = Experiment(config(), workdir).model
+  # What decodes nothing is not.
+  kept = [
+    [p.name for p in (w / 'evaluation').glob('cl*')] for w in (smoke_run, workdir)
+  ]
+  assert kept[0] == kept[1] and len(kept[0]) == 1
   lines = (workdir / 'results.jsonl').read_text().splitlines()
   rows = [row for row in map(json.loads, lines) if row['metric'] == 'coherence']
   assert {row['nfe'] for row in rows} == {model.num_evaluations('default', 1)}
@@ -50,6 +63,16 @@ def test_a_finished_run_gets_refiners_and_nothing_else(smoke_run, tmp_path):
       for path in (smoke_run, workdir)
     ]
     assert np.array_equal(*drawn) == same
+
+
+def test_overrides_of_one_change_no_other():
+  c = polymnist.get_config('refine')
+  assert c.refiner.num_steps == c.unimodal.num_steps
+  c.refiner.optimizer.learning_rate = 7.0
+  c.refiner.decoders.m0.offset = 7.0
+  c.refiner.decoders.m0.network.pad = 7
+  assert c.unimodal.optimizer.learning_rate != 7
+  assert c.refiner.decoders.m1.offset != 7 and c.refiner.decoders.m1.network.pad != 7
 
 
 def test_other_refiners_are_another_training():
@@ -66,6 +89,11 @@ def test_other_refiners_are_another_training():
     ({'refiner': None}, 'needs config.refiner.decoders and config.decoder_sampler'),
     ({'decoder_sampler': None}, 'needs config.refiner.decoders and config.decoder_s'),
     ({'refiner.decoders.m7': {}}, "'m7' is no modality"),
+    ({'refiner.decoders.m1': 'mlp'}, "is not a dict of a diffusion decoder: 'mlp'"),
+    ({'refiner.decoders.m1.name': 'mlp'}, 'is not a dict of a diffusion decoder'),
+    ({'refiner.decoders.m1.drop_probability': 0.1}, 'are not guided; set it to 0'),
+    ({'decoder_guidance': {'name': 'classifier_free'}}, 'refiners are not guided'),
+    ({'refiner.decoders': ('m1',)}, 'needs config.refiner.decoders'),
     ({'refiner.decoders.m1.weighting': 'edn'}, "Did you mean 'edm'"),
     ({'refiner.decoders.m1.widht': 3}, "no argument 'widht'"),
     ({'refiner.decoders.m1.network': dict(name='mixer', patch=5)}, 'divides height'),

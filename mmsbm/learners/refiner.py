@@ -28,6 +28,8 @@ class Beside(nn.Module):
   ) -> jax.Array:
     """Maps x [B, ..., C], levels [B] and the other example, flat, to [B, ..., C]."""
     both = jnp.concatenate([x, other.reshape(x.shape)], axis=-1)
+    # All that a latent says is in the other example. What a denoiser computes from this
+    # one is constant; its weights are counted among the parameters all the same.
     no_latent = jnp.zeros((x.shape[0], 1), x.dtype)
     return self.denoiser(both, level, no_latent, train)[..., : x.shape[-1]]
 
