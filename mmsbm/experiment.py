@@ -1080,8 +1080,8 @@ class Experiment:
           checkpoints.latest_step(train.directory(self.workdir, training.name)) is None
         ):
           raise UserError(
-            f'{training.name} is not trained in {self.workdir}: leave --mode out, or '
-            f'the stage {stage!r}.'
+            f'there is no checkpoint of {training.name} in {self.workdir}: '
+            f'--mode=train makes it; or leave out the stage {stage!r}.'
           )
 
   def _check_score(self) -> None:

@@ -31,7 +31,7 @@ def test_a_finished_run_gets_refiners_and_nothing_else(smoke_run, tmp_path):
   before = {p: p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
   # Measuring what is not trained, and a command that ends before it is, bind nobody.
   plain = digits.get_config('smoke,modalities=3').to_dict()
-  with pytest.raises(UserError, match='refiner/m1 is not trained'):
+  with pytest.raises(UserError, match='no checkpoint of refiner/m1'):
     execute(config(), str(workdir), 'evaluate', ['', 'x'])
   other = config()
   other['refiner']['num_steps'] = 7
