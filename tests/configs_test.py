@@ -185,8 +185,8 @@ def test_unets_of_image_sizes(side):
   assert 'attention' in names
 
 
-def _unet(side, **options):
-  spec = dict(common.unet_decoder(side, **options)['network'])
+def _unet(side):
+  spec = dict(common.unet_decoder(side)['network'])
   assert spec.pop('name') == 'unet'
   return spec
 

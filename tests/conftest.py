@@ -47,6 +47,24 @@ def settle():
     time.sleep(0.2)
 
 
+@pytest.fixture
+def check_changed(tmp_path):
+  """Checks a config, as a dict, with other values: {dotted key: value}."""
+
+  def check(config, changes):
+    from mmsbm.experiment import Experiment
+
+    for key, value in changes.items():
+      *path, last = key.split('.')
+      node = config
+      for part in path:
+        node = node[part]
+      node[last] = value
+    Experiment(config, tmp_path).check()
+
+  return check
+
+
 @pytest.fixture(scope='session')
 def cache(tmp_path_factory):
   """A folder of prepared data sets of the tests' own."""

@@ -103,14 +103,6 @@ def test_autoencoders_alone_need_no_energies(tmp_path):
      r"'time_zero' \(config.compare.x\) needs a network"),
   ],
 )  # fmt: skip
-def test_a_setup_that_the_networks_are_not_trained_for(tmp_path, changes, message):
-  c = config()
-  for key, value in changes.items():
-    *path, last = key.split('.')
-    node = c
-    for part in path:
-      node = node[part]
-    node[last] = value
-  experiment = Experiment(c, tmp_path)
+def test_a_setup_that_the_networks_are_not_trained_for(check_changed, changes, message):
   with pytest.raises(UserError, match=message):
-    experiment.check()
+    check_changed(config(), changes)

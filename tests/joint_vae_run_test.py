@@ -173,16 +173,9 @@ COUPLED = dict(name='predictor_corrector', num_steps=2, batch_norms=True)
     ({'pretrained_stages': ('unimodal',)}, "has no stage 'unimodal'"),
   ],
 )  # fmt: skip
-def test_mistakes_are_explained_before_training(changes, message, tmp_path):
-  config = arrays.get_config(ARGUMENTS).to_dict()
-  for key, value in changes.items():
-    *path, last = key.split('.')
-    node = config
-    for part in path:
-      node = node[part]
-    node[last] = value
+def test_mistakes_are_explained_before_training(changes, message, check_changed):
   with pytest.raises(UserError, match=message):
-    Experiment(config, tmp_path).check()
+    check_changed(arrays.get_config(ARGUMENTS).to_dict(), changes)
 
 
 def test_only_the_classifier_is_shared_with_another_method(folder, tmp_path):

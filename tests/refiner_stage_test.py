@@ -100,16 +100,9 @@ def test_other_refiners_are_another_training():
     ({'refiner.num_steps': 0}, 'refiner.num_steps is 0'),
   ],
 )
-def test_a_mistake_about_refiners(tmp_path, changes, message):
-  c = config()
-  for key, value in changes.items():
-    *path, last = key.split('.')
-    node = c
-    for part in path:
-      node = node[part]
-    node[last] = value
+def test_a_mistake_about_refiners(check_changed, changes, message):
   with pytest.raises(UserError, match=message):
-    Experiment(c, tmp_path).check()
+    check_changed(config(), changes)
 
 
 def test_a_joint_vae_has_none(tmp_path):
