@@ -134,6 +134,9 @@ def cpu(c, arg):
       num_steps=16_000,
     ),
   )
+  if arg.method == 'hoelder':
+    # As many draws as MVAE decodes, where all pairs are twice as many.
+    c.joint.objective.max_pairs = 2
   c.evaluate.num_examples, c.evaluate.max_subsets = 2_000, 10
   if arg.method in common.SCORE_METHODS and c.guidance:
     c.compare = {'unguided': dict(guidance=dict())}

@@ -418,12 +418,6 @@ class Experiment:
         f'config.joint.family={family!r}: {name} takes one of {objective.families}.'
         + nearest(family, POSTERIORS)
       )
-    most = getattr(objective, 'max_modalities', len(self.modalities))
-    if len(self.modalities) > most:
-      raise UserError(
-        f'{name} decodes a draw for every pair of modalities: {most} of them at most, '
-        f'not {len(self.modalities)}.'
-      )
     inside = getattr(objective, 'estimator', 'elbo') != 'elbo'
     if (
       inside and objective.num_samples > 1 and any(m.diffusion for m in self.modalities)

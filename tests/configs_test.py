@@ -118,12 +118,6 @@ def test_autoencoders_are_of_modalities_of_that_name(smoke_run, tmp_path):
     Experiment(config | {'modalities': flipped}, tmp_path).check_pretrained()
 
 
-def test_hoelder_pooling_is_refused_where_it_would_take_too_much(tmp_path):
-  config = _get_config('digits', 'smoke,modalities=11,method=hoelder').to_dict()
-  with pytest.raises(UserError, match='10 of them at most, not 11'):
-    Experiment(config, tmp_path).check()
-
-
 @pytest.mark.parametrize('value', [float('nan'), (0.9, float('nan'))])
 def test_what_is_not_a_number_is_refused(tmp_path, value):
   config = _get_config('digits', 'smoke').to_dict()

@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmsbm.fusion import (
   all_subsets,
@@ -153,12 +154,18 @@ class Hoelder:
 
   Attributes:
     beta: weight of the divergence.
+    max_pairs: with more pairs of modalities than that, so many of an example are drawn,
+      anew in every step, and weigh as much more as there are more of them: value and
+      gradient are right on average. The components of single modalities are all there.
   """
 
   beta: float = 2.5
+  max_pairs: int = 45
 
   families = ('normal',)
-  max_modalities = 10
+
+  def __post_init__(self):
+    require('max_pairs', self.max_pairs, self.max_pairs >= 1)
 
   def posterior(self, keys, experts):
     components, log_weights = hoelder_pool(experts.shared, experts.present)
@@ -169,9 +176,30 @@ class Hoelder:
     each = components.log_prob(z[..., None, :])
     return jax.nn.logsumexp(each + log_weights, axis=-1)
 
+  def draw(self, key, present, weights):
+    """Which components [C', B] are decoded, and their weights; of all [B, C]."""
+    i, j = np.triu_indices(present.shape[-1])
+    singles, pairs = np.flatnonzero(i == j), np.flatnonzero(i != j)
+    there = present[:, i[pairs]] & present[:, j[pairs]]
+    # Pairs that are not there come last, and have no weight.
+    scores = jnp.where(there, jax.random.uniform(key, there.shape), -1.0)
+    _, drawn = jax.lax.top_k(scores, self.max_pairs)
+    singles = jnp.broadcast_to(singles, (len(present), len(singles)))
+    index = jnp.concatenate([singles, jnp.asarray(pairs)[drawn]], axis=1)
+    stands_for = jnp.maximum(there.sum(-1, keepdims=True) / self.max_pairs, 1.0)
+    weights = jnp.take_along_axis(weights, index, axis=1)
+    weights = weights.at[:, singles.shape[1] :].multiply(stands_for)
+    return index.T, weights.T
+
   def __call__(self, key, experts, log_likelihood):
     components, log_weights = hoelder_pool(experts.shared, experts.present)
-    z, weights = components.sample(key).swapaxes(0, 1), jnp.exp(log_weights).T
+    weights, number = jnp.exp(log_weights), experts.present.shape[-1]
+    if weights.shape[-1] > number + self.max_pairs:
+      which, key = jax.random.split(key)
+      index, weights = self.draw(which, experts.present, weights)
+      z = select(components, index).sample(key)
+    else:
+      z, weights = components.sample(key).swapaxes(0, 1), weights.T
     log_p = log_likelihood(z, None)
     prior = experts.shared.prior_like(z).log_prob(z)
     divergence = self.log_density(experts, z) - prior

@@ -253,12 +253,13 @@ def exact_terms(objective, experts):
     (MMJSD(beta=0.5), DiagGaussian),
     (MMJSD(beta=2.0, prior_expert=False), DiagGaussian),
     (Hoelder(beta=2.5), DiagGaussian),
+    (Hoelder(beta=0.8, max_pairs=1), DiagGaussian),
     (MMVAE(estimator='elbo', num_samples=2, beta=0.5), DiagGaussian),
     (MMVAEPlus(estimator='elbo', beta=1.5), DiagLaplace),
   ],
   ids=[
     'mvae', 'mvtcae', 'mvtcae_elbo', 'mopoe', 'mopoe_full', 'mmjsd', 'mmjsd_no_prior',
-    'hoelder', 'mmvae', 'mmvaeplus',
+    'hoelder', 'hoelder_drawn', 'mmvae', 'mmvaeplus',
   ],
 )  # fmt: skip
 def test_mean_losses_are_exact_for_every_pattern(objective, family):
@@ -383,7 +384,8 @@ def test_divergences_of_mvtcae_for_equal_experts():
   np.testing.assert_allclose(terms['divergence'], expected, rtol=1e-5)
 
 
-def test_hoelder_trains_the_weights_of_its_components():
+@pytest.mark.parametrize('max_pairs', [1, 2, 3])
+def test_hoelder_trains_the_weights_of_its_components(max_pairs):
   """The gradient is that of the exact bound, weights included."""
   shared = jax.tree.map(lambda a: a[:1], single_posteriors())
   grid = jnp.linspace(-9, 9, 4001)[:, None]
@@ -398,7 +400,7 @@ def test_hoelder_trains_the_weights_of_its_components():
   def drawn(shift, key):
     own = Experts(shared.replace(mean=shared.mean + shift), EVERYTHING[:1])
     fn = lambda z, w: log_likelihood(z, x=X[:1], present=True)  # noqa: E731
-    return Hoelder(beta=1.0)(key, own, fn)[0].sum()
+    return Hoelder(beta=1.0, max_pairs=max_pairs)(key, own, fn)[0].sum()
 
   shift = jnp.array([[[0.2], [0.5], [-0.4]]])
   keys = jax.random.split(jax.random.key(5), 20_000)
