@@ -18,9 +18,10 @@ work on one folder at the same time, with or without --task.
          --samples what the methods make of the same examples. Without --study and
          --workdir: from the results file alone, but no samples.
   list   prints the rows and their commands.
-  time   measures what finished rows cost, one after the other, with `python -m
-         mmsbm.benchmark --what=cost`; those that differ by their seed once. Without it
-         the costs are those of the runs, which may have had other company each.
+  time   measures what the rows with results cost, one after the other, with `python
+         -m mmsbm.benchmark --what=cost`; those that differ by their seed once, and
+         also those whose results came from other machines. Without it the costs are
+         those of the runs, which may have had other company each.
 """
 
 import argparse
@@ -342,7 +343,7 @@ def run(study: Study, rows: Sequence[Any], publish) -> dict[str, str]:
 
 
 def measure_costs(study: Study, rows: Sequence[Any]) -> dict[str, str]:
-  """Writes COSTS: what the programs of finished rows cost, unless it is known.
+  """Writes COSTS: what the programs of rows cost, unless it is known.
 
   Returns:
     {name: what went wrong} of the rows that failed.
@@ -350,11 +351,12 @@ def measure_costs(study: Study, rows: Sequence[Any]) -> dict[str, str]:
   failed, known = {}, read_costs(study)
   for row in rows:
     key = study.program(row)
-    if row.mode != 'run' or key in known or not study.finished(row):
+    if row.mode != 'run' or key in known:
       continue
     folder, log = study.folder(row), study.workdir / 'logs' / f'{row.name}.cost.log'
     command = [*_BENCHMARK, *study.arguments(row), *_TIMED, f'--workdir={folder}']
     _log(f'{row.name} ...')
+    log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, 'w') as f:
       done = subprocess.run(command, stdout=subprocess.PIPE, stderr=f, text=True)
     if done.returncode:
@@ -518,10 +520,7 @@ def _costs(
       same = not taken or (
         other and other['config']['modalities'].keys() == config['modalities'].keys()
       )
-      if timed:
-        seconds.append(timed['seconds'].get(stage))
-      else:
-        seconds.append(source['timings'].get(f'train {stage}') if same else None)
+      seconds.append(source['timings'].get(f'train {stage}') if same else None)
       parameters += [
         count
         for name, count in source['parameters'].items()
@@ -531,10 +530,18 @@ def _costs(
       out[f'{part}_parameters'] = sum(parameters)
     if seconds and None not in seconds:
       out[f'{part}_seconds'] = round(sum(seconds), 2)
-  if timed:
-    out['seconds_per_sample'] = timed['seconds_per_sample']
-  elif 'seconds_per_sample' in record:
+  if 'seconds_per_sample' in record:
     out['seconds_per_sample'] = record['seconds_per_sample']['value']
+  return out | (_timed_costs(timed) if timed else {})
+
+
+def _timed_costs(timed: Mapping[str, Any]) -> dict[str, float]:
+  """What `measure_costs` says of a program, as metrics."""
+  out = {'seconds_per_sample': timed['seconds_per_sample']}
+  for part, stages in _PARTS.items():
+    seconds = [timed['seconds'][stage] for stage in stages if stage in timed['seconds']]
+    if seconds:
+      out[f'{part}_seconds'] = round(sum(seconds), 2)
   return out
 
 
@@ -542,19 +549,27 @@ def collect(study: Study, path: pathlib.Path) -> list[dict[str, Any]]:
   """Brings the results file up to date and returns its lines.
 
   Rows that are finished here replace what the file says of them; those of other
-  machines stay, as long as the study has them as they were then.
+  machines stay, as long as the study has them as they were then, but for costs that
+  were measured here.
   """
-  rows = {row.name: row for row in study.rows}
   with _locked(study.workdir / 'logs' / 'results.lock', wait=True):
-    lines = {name: [] for name in rows}
-    for line in read_lines(path):
-      row = rows.get(line.get('row'))
-      if row and line.get('definition') == study.fingerprint(row):
-        lines[row.name].append(line)
-    lines |= gather(study)
+    lines = _from_elsewhere(study, path) | gather(study)
     every = [line for part in lines.values() for line in part]
     write_lines(path, every)
   return every
+
+
+def _from_elsewhere(study: Study, path: pathlib.Path) -> dict[str, list]:
+  """{name: lines of the results file that are of the row as it is defined now}."""
+  rows, costs = {row.name: row for row in study.rows}, read_costs(study)
+  lines: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
+  for line in read_lines(path):
+    row = rows.get(line.get('row'))
+    if row and line.get('definition') == study.fingerprint(row):
+      timed = costs.get(study.program(row))
+      known = _timed_costs(timed).get(line.get('metric')) if timed else None
+      lines[row.name].append(line if known is None else line | {'value': known})
+  return lines
 
 
 def sample_files(study: Study) -> dict[str, pathlib.Path]:
@@ -699,7 +714,9 @@ def execute(args: argparse.Namespace) -> int:
     _log(f'{len(chosen)} rows, {len(chosen) - len(todo)} of them finished')
     failed = run(study, chosen, publish)
   if args.mode == 'time':
-    failed = measure_costs(study, chosen)
+    results_of = _from_elsewhere(study, results)
+    made = [row for row in chosen if study.finished(row) or results_of[row.name]]
+    failed = measure_costs(study, made)
   publish()
   for name, problem in failed.items():
     print(f'failed: {name}: {problem}', file=sys.stderr)

@@ -982,6 +982,16 @@ def test_rows_that_differ_by_their_seed_are_timed_once(stand_in, capsys, monkeyp
   # What is known is not measured again.
   study.main([*command, '--mode=time', '--only=^(a|b|other)$'])
   assert (stand_in / 'calls').read_text() == 'xxx'
+  # Rows of other machines need results, and no runs.
+  results = stand_in / 'results.jsonl'
+  of_b = {'row': 'b', 'definition': made.fingerprint(by_name['b'])}
+  before = {'latent_model_seconds': 99.0, 'seconds_per_sample': 9.0, 'coherence': 0.5}
+  study.write_lines(results, [line(m, value, **of_b) for m, value in before.items()])
+  elsewhere = ['study', f'--study={own}', f'--workdir={stand_in / "elsewhere"}']
+  assert study.main([*elsewhere, '--mode=time', f'--results={results}']) == 0
+  assert (stand_in / 'calls').read_text() == 'xxxx'
+  after = {x['metric']: x['value'] for x in study.read_lines(results)}
+  assert after == before | {'latent_model_seconds': 7.0, 'seconds_per_sample': 0.25}
   assert study.main([*command, '--mode=time', '--num_tasks=2']) == 2
   (work / study.COSTS).write_text('{')
   capsys.readouterr()
