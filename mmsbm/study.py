@@ -40,6 +40,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from mmsbm.build import nearest
@@ -369,6 +370,7 @@ def measure_costs(study: Study, rows: Sequence[Any]) -> dict[str, str]:
       'seconds': {m['stage']: m['seconds'] for m in measured if 'stage' in m},
       'seconds_per_sample': measured[-1]['seconds_per_sample'],
       'matmul_gflops': [m['matmul_gflops'] for m in measured],
+      'where': {'jax': version('jax'), 'device': measured[-1]['device']},
     }
     write_atomic(study.workdir / COSTS, json.dumps(known, indent=1) + '\n')
     _log(json.dumps(known[key]))
@@ -387,6 +389,8 @@ def read_costs(study: Study) -> dict[str, dict[str, Any]]:
 
 # --- results ------------------------------------------------------------------
 
+# What all lines of a run have in common, but for what they were computed with.
+_OF_RUN = ('modalities', 'paired_fraction', 'pretrained_seed', 'definition', 'command')
 # What a line of the file holds for itself.
 _OWN = ('metric', 'num_given', 'features', 'value', 'stderr')
 
@@ -479,10 +483,31 @@ def _lines(study: Study, row, cost: Mapping[str, Any] | None) -> list[dict[str, 
     kept['value'] = each['value']
     columns = {**row.columns, **row.setup_columns.get(each.get('setup'), {})}
     out.append({'row': row.name, 'columns': columns, **kept, **common})
-  for metric, value in _costs(folder, record, cost).items():
+  for metric, value in _costs(folder, record).items():
     fields = {'metric': metric, 'value': value, 'seed': config['seed']}
     out.append({'row': row.name, 'columns': dict(row.columns), **fields, **common})
-  return out
+  return _with_timed(out, row, cost)
+
+
+def _with_timed(
+  lines: list[dict[str, Any]], row, timed: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+  """Lines of a row, with the costs of `measure_costs` in place of those of its run."""
+  if not lines or not timed:
+    return lines
+  costs = {'seconds_per_sample': timed['seconds_per_sample']}
+  for part, stages in _PARTS.items():
+    seconds = [timed['seconds'][stage] for stage in stages if stage in timed['seconds']]
+    if seconds:
+      costs[f'{part}_seconds'] = round(sum(seconds), 2)
+  common = {key: lines[0][key] for key in _OF_RUN} | timed['where']
+  return [line for line in lines if line['metric'] not in costs] + [
+    {
+      'row': row.name, 'columns': dict(row.columns), 'metric': metric, 'value': value,
+      'seed': row.seed, **common,
+    }
+    for metric, value in costs.items()
+  ]  # fmt: skip
 
 
 # What is trained to make latents and examples, and what is trained on latents.
@@ -492,14 +517,11 @@ _PARTS = {
 }
 
 
-def _costs(
-  folder: pathlib.Path, record: Mapping[str, Any], timed: Mapping[str, Any] | None
-) -> dict[str, float]:
+def _costs(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, float]:
   """Parameters and seconds of training of a run, those of autoencoders included.
 
-  The seconds are those that were `timed`, see `measure_costs`, or else those of the
-  run. Nothing is said of what the run of the autoencoders does not tell: of the time,
-  if that run has other modalities.
+  Nothing is said of what the run of the autoencoders does not tell: of the time, if
+  that run has other modalities.
   """
   config, other = record['config'], None
   if config.get('pretrained'):
@@ -532,16 +554,6 @@ def _costs(
       out[f'{part}_seconds'] = round(sum(seconds), 2)
   if 'seconds_per_sample' in record:
     out['seconds_per_sample'] = record['seconds_per_sample']['value']
-  return out | (_timed_costs(timed) if timed else {})
-
-
-def _timed_costs(timed: Mapping[str, Any]) -> dict[str, float]:
-  """What `measure_costs` says of a program, as metrics."""
-  out = {'seconds_per_sample': timed['seconds_per_sample']}
-  for part, stages in _PARTS.items():
-    seconds = [timed['seconds'][stage] for stage in stages if stage in timed['seconds']]
-    if seconds:
-      out[f'{part}_seconds'] = round(sum(seconds), 2)
   return out
 
 
@@ -561,15 +573,13 @@ def collect(study: Study, path: pathlib.Path) -> list[dict[str, Any]]:
 
 def _from_elsewhere(study: Study, path: pathlib.Path) -> dict[str, list]:
   """{name: lines of the results file that are of the row as it is defined now}."""
-  rows, costs = {row.name: row for row in study.rows}, read_costs(study)
-  lines: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
-  for line in read_lines(path):
-    row = rows.get(line.get('row'))
-    if row and line.get('definition') == study.fingerprint(row):
-      timed = costs.get(study.program(row))
-      known = _timed_costs(timed).get(line.get('metric')) if timed else None
-      lines[row.name].append(line if known is None else line | {'value': known})
-  return lines
+  stored = dict(_grouped(read_lines(path), 'row'))
+  out, costs = {}, read_costs(study)
+  for row in study.rows:
+    definition = study.fingerprint(row)
+    lines = [x for x in stored.get(row.name, ()) if x.get('definition') == definition]
+    out[row.name] = _with_timed(lines, row, costs.get(study.program(row)))
+  return out
 
 
 def sample_files(study: Study) -> dict[str, pathlib.Path]:
@@ -716,6 +726,11 @@ def execute(args: argparse.Namespace) -> int:
   if args.mode == 'time':
     results_of = _from_elsewhere(study, results)
     made = [row for row in chosen if study.finished(row) or results_of[row.name]]
+    if not made:
+      raise UserError(
+        f'--mode=time measures rows with results: {results} has none of these rows as '
+        'they are defined now, with these --set.'
+      )
     failed = measure_costs(study, made)
   publish()
   for name, problem in failed.items():

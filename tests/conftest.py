@@ -1,5 +1,6 @@
 """One finished smoke run for all tests that look at a run."""
 
+import fcntl
 import gc
 import os
 import shutil
@@ -105,9 +106,18 @@ def program(cache):
 @pytest.fixture(scope='session')
 def smoke_run(program, tmp_path_factory):
   """Workdir of a finished run of configs/digits.py:smoke; tests do not change it."""
-  workdir = tmp_path_factory.mktemp('runs') / 'smoke'
-  code = program(
-    '--config=configs/digits.py:smoke,modalities=3', f'--workdir={workdir}'
-  )
-  assert code == 0
-  return workdir
+  place = tmp_path_factory.mktemp('runs')
+  common = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    common = common.parent
+  made = common / 'smoke_run'
+  # Whichever process comes first makes it; each has a copy of its own.
+  with open(common / 'smoke_run.lock', 'w') as f:
+    fcntl.flock(f, fcntl.LOCK_EX)
+    if not made.exists():
+      code = program(
+        '--config=configs/digits.py:smoke,modalities=3', f'--workdir={place / "made"}'
+      )
+      assert code == 0
+      (place / 'made').rename(made)
+  return shutil.copytree(made, place / 'smoke')

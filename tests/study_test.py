@@ -265,7 +265,7 @@ def test_costs_that_are_not_known(tmp_path):
   }  # fmt: skip
   own = {'latent_model_parameters': 7, 'latent_model_seconds': 5.0}
   (tmp_path / 'one').mkdir()
-  assert study._costs(tmp_path / 'one', record, None) == own
+  assert study._costs(tmp_path / 'one', record) == own
   # Of autoencoders of other modalities the time says nothing.
   (tmp_path / 'ae').mkdir()
   other = {
@@ -274,15 +274,8 @@ def test_costs_that_are_not_known(tmp_path):
     'parameters': {'unimodal/m0': 11, 'unimodal/m1': 12, 'classifier/digit': 13},
   }
   (tmp_path / 'ae' / 'run.json').write_text(json.dumps(other))
-  costs = study._costs(tmp_path / 'one', record, None)
+  costs = study._costs(tmp_path / 'one', record)
   assert costs == own | {'autoencoder_parameters': 11}
-  # What was measured afterwards stands for all.
-  cost = {'seconds': {'unimodal': 4.0, 'score': 3.0}, 'seconds_per_sample': 0.5}
-  assert study._costs(tmp_path / 'one', record, cost) == {
-    'autoencoder_parameters': 11, 'autoencoder_seconds': 4.0,
-    'latent_model_parameters': 7, 'latent_model_seconds': 3.0,
-    'seconds_per_sample': 0.5,
-  }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -938,7 +931,7 @@ def test_a_failed_row_is_said_at_the_end_and_stops_no_other(stand_in, capsys):
 
 
 BENCHMARK = """
-import sys
+import json, sys
 names = [a.split('=')[0] for a in sys.argv[1:]]
 # Flags of a config are refused before it.
 assert names.index('--config') < names.index('--config.loop.block_steps')
@@ -946,8 +939,13 @@ with open('calls', 'a') as f:
   f.write('x')
 if any('=../a' in a for a in sys.argv):
   sys.exit('error: no time.')
-print('{"stage": "score", "seconds": 7.0, "matmul_gflops": 50.0}')
-print('{"seconds_per_sample": 0.25, "matmul_gflops": 51.0}')
+for row in (
+  {"stage": "unimodal", "seconds": 4.0},
+  {"stage": "score", "seconds": 7.0},
+  {"stage": "energy", "seconds": 1.5},
+  {"seconds_per_sample": 0.25},
+):
+  print(json.dumps(row | {"matmul_gflops": 50.0, "device": "abacus"}))
 """
 
 
@@ -956,7 +954,7 @@ def test_rows_that_differ_by_their_seed_are_timed_once(stand_in, capsys, monkeyp
     f"Row(name='{name}', {more} {DIGITS})"
     for name, more in [
       ('a', ''),
-      ('b', 'seed=1,'),
+      ('b', "seed=1, columns={'method': 'b'},"),
       ('other', "overrides={'score.num_steps': 3},"),
       ('failing', "pretrained='a', overrides={'score.num_steps': 4},"),
       ('wrong', "overrides={'score.num_steps': 5},"),
@@ -976,22 +974,38 @@ def test_rows_that_differ_by_their_seed_are_timed_once(stand_in, capsys, monkeyp
   costs, by_name = study.read_costs(made), {row.name: row for row in made.rows}
   assert costs.keys() == {made.program(by_name[name]) for name in ('b', 'other')}
   assert costs[made.program(by_name['b'])] == {
-    'row': 'a', 'seconds': {'score': 7.0}, 'seconds_per_sample': 0.25,
-    'matmul_gflops': [50.0, 51.0],
+    'row': 'a', 'seconds': {'unimodal': 4.0, 'score': 7.0, 'energy': 1.5},
+    'seconds_per_sample': 0.25, 'matmul_gflops': [50.0] * 4,
+    'where': {'jax': jax.__version__, 'device': 'abacus'},
   }  # fmt: skip
   # What is known is not measured again.
   study.main([*command, '--mode=time', '--only=^(a|b|other)$'])
   assert (stand_in / 'calls').read_text() == 'xxx'
   # Rows of other machines need results, and no runs.
   results = stand_in / 'results.jsonl'
-  of_b = {'row': 'b', 'definition': made.fingerprint(by_name['b'])}
-  before = {'latent_model_seconds': 99.0, 'seconds_per_sample': 9.0, 'coherence': 0.5}
+  of_b = {
+    'row': 'b',
+    'columns': {'method': 'b'},
+    'definition': made.fingerprint(by_name['b']),
+  }
+  before = {'seconds_per_sample': 9.0, 'latent_model_parameters': 5, 'coherence': 0.5}
   study.write_lines(results, [line(m, value, **of_b) for m, value in before.items()])
   elsewhere = ['study', f'--study={own}', f'--workdir={stand_in / "elsewhere"}']
-  assert study.main([*elsewhere, '--mode=time', f'--results={results}']) == 0
+  elsewhere += ['--mode=time', f'--results={results}']
+  assert study.main(elsewhere) == 0
   assert (stand_in / 'calls').read_text() == 'xxxx'
-  after = {x['metric']: x['value'] for x in study.read_lines(results)}
-  assert after == before | {'latent_model_seconds': 7.0, 'seconds_per_sample': 0.25}
+  after = {x['metric']: (x['value'], x['device']) for x in study.read_lines(results)}
+  assert after == {
+    'latent_model_parameters': (5, 'cpu'), 'coherence': (0.5, 'cpu'),
+    'seconds_per_sample': (0.25, 'abacus'), 'autoencoder_seconds': (4.0, 'abacus'),
+    'latent_model_seconds': (8.5, 'abacus'),
+  }  # fmt: skip
+  # As other rows they have no results; the file stays as it is.
+  text = results.read_text()
+  capsys.readouterr()
+  assert study.main([*elsewhere, '--set=config.seed=3']) == 2
+  assert 'has none of these rows' in capsys.readouterr().err
+  assert results.read_text() == text
   assert study.main([*command, '--mode=time', '--num_tasks=2']) == 2
   (work / study.COSTS).write_text('{')
   capsys.readouterr()

@@ -144,7 +144,7 @@ class MMJSD(Mixture):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hoelder:
-  """VAE with symmetric Hölder pooling, exactly (Vo et al., arXiv 2606.13381).
+  """VAE with symmetric Hölder pooling (Vo et al., arXiv 2606.13381).
 
     sum_c w_c E_{q_c}[-sum_m log p(x_m|z) + beta (log q(z|X) - log p(z))],
 
@@ -154,9 +154,10 @@ class Hoelder:
 
   Attributes:
     beta: weight of the divergence.
-    max_pairs: with more pairs of modalities than that, so many of an example are drawn,
-      anew in every step, and weigh as much more as there are more of them: value and
-      gradient are right on average. The components of single modalities are all there.
+    max_pairs: with more pairs of modalities than that, the components of so many are
+      drawn, anew for every example and step, and stand for those of all; the
+      components of single modalities are always there. Value and gradient are right on
+      average. log q(z|X) is of all components, whatever is drawn.
   """
 
   beta: float = 2.5
@@ -176,8 +177,8 @@ class Hoelder:
     each = components.log_prob(z[..., None, :])
     return jax.nn.logsumexp(each + log_weights, axis=-1)
 
-  def draw(self, key, present, weights):
-    """Which components [C', B] are decoded, and their weights; of all [B, C]."""
+  def draw(self, key, present):
+    """Which components [B, C'] are decoded, singles first, and for how many each."""
     i, j = np.triu_indices(present.shape[-1])
     singles, pairs = np.flatnonzero(i == j), np.flatnonzero(i != j)
     there = present[:, i[pairs]] & present[:, j[pairs]]
@@ -185,27 +186,41 @@ class Hoelder:
     scores = jnp.where(there, jax.random.uniform(key, there.shape), -1.0)
     _, drawn = jax.lax.top_k(scores, self.max_pairs)
     singles = jnp.broadcast_to(singles, (len(present), len(singles)))
-    index = jnp.concatenate([singles, jnp.asarray(pairs)[drawn]], axis=1)
-    stands_for = jnp.maximum(there.sum(-1, keepdims=True) / self.max_pairs, 1.0)
-    weights = jnp.take_along_axis(weights, index, axis=1)
-    weights = weights.at[:, singles.shape[1] :].multiply(stands_for)
-    return index.T, weights.T
+    factor = jnp.maximum(there.sum(-1, keepdims=True) / self.max_pairs, 1.0)
+    factor = jnp.broadcast_to(factor, drawn.shape)
+    return (
+      jnp.concatenate([singles, jnp.asarray(pairs)[drawn]], axis=1),
+      jnp.concatenate([jnp.ones(singles.shape), factor], axis=1),
+    )
 
   def __call__(self, key, experts, log_likelihood):
     components, log_weights = hoelder_pool(experts.shared, experts.present)
     weights, number = jnp.exp(log_weights), experts.present.shape[-1]
-    if weights.shape[-1] > number + self.max_pairs:
+    some_pairs = weights.shape[-1] > number + self.max_pairs
+    if some_pairs:
       which, key = jax.random.split(key)
-      index, weights = self.draw(which, experts.present, weights)
-      z = select(components, index).sample(key)
-    else:
-      z, weights = components.sample(key).swapaxes(0, 1), weights.T
+      index, factor = self.draw(which, experts.present)
+      take = lambda a: jnp.take_along_axis(a, index[..., None], axis=1)  # noqa: E731
+      components = jax.tree.map(take, components)
+      weights = take(weights[..., None])[..., 0] * factor
+    z, weights = components.sample(key).swapaxes(0, 1), weights.T
+
+    def mean(values):
+      w = weights.reshape(*weights.shape, *[1] * (values.ndim - 2))
+      if not some_pairs:
+        return (w * values).sum(0)
+      # Drawn weights add up to one on average only. Around what single modalities have,
+      # that makes little noise; around zero, log-likelihoods are large.
+      alone, own = w[:number], values[:number]
+      center = jax.lax.stop_gradient((alone * own).sum(0) / alone.sum(0))
+      return center + (w * (values - center)).sum(0)
+
     log_p = log_likelihood(z, None)
     prior = experts.shared.prior_like(z).log_prob(z)
     divergence = self.log_density(experts, z) - prior
     some = experts.present.any(-1)
-    log_p = jnp.where(some[:, None], (weights[..., None] * log_p).sum(0), 0.0)
-    divergence = jnp.where(some, (weights * divergence).sum(0), 0.0)
+    log_p = jnp.where(some[:, None], mean(log_p), 0.0)
+    divergence = jnp.where(some, mean(divergence), 0.0)
     return self.beta * divergence - log_p.sum(-1), terms_of(log_p, divergence)
 
 

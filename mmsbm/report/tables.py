@@ -273,7 +273,8 @@ def note(table: Table) -> str:
     parts.append(f'n = {sizes[0]:,} test examples')
   elif sizes:
     parts.append(f'Between {sizes[0]:,} and {sizes[-1]:,} test examples')
-  machines = {f'{e.first["device"]}, jax {e.first["jax"]}': 0 for e in table.entries}
+  cells = [cell for entry in table.entries for cell in entry.cells.values()]
+  machines = {f'{cell["device"]}, jax {cell["jax"]}': 0 for cell in cells}
   parts.append(f'Made on {"; ".join(machines)}')
   return '. '.join(parts) + '.'
 
