@@ -348,6 +348,9 @@ def test_other_kinds_of_modalities_are_drawn(tmp_path):
     (123456.7, None, '123,457'),
     (120345, None, '120,345'),
     (0.000123, None, '0.000123'),
+    (0.00003643, None, '0.0000364'),
+    (0.0499, None, '0.0499'),
+    (3.2e-9, None, '3.2e-09'),
     (None, 0.1, 'not finite'),
   ],
 )

@@ -10,6 +10,7 @@ import os
 import textwrap
 from collections.abc import Callable, Sequence
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -86,9 +87,13 @@ def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
 
 
 @functools.cache
-def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-  """The font that Pillow carries, at `size` pixels."""
-  return ImageFont.load_default(size=size)
+def font(size: int) -> ImageFont.FreeTypeFont:
+  """DejaVu Sans at `size` pixels, which has more than Latin letters.
+
+  Matplotlib carries it; the one that Pillow carries has ASCII letters only.
+  """
+  folder = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf')
+  return ImageFont.truetype(os.path.join(folder, 'DejaVuSans.ttf'), size)
 
 
 def text_size(text: str, size: int) -> tuple[int, int]:

@@ -53,6 +53,8 @@ def format_number(value: float | None, stderr: float | None = None) -> str:
   if size == 0 or 0.1 <= size < 1e7:
     decimals = 3 if size < 1 else 2 if size < 100 else 1 if size < 1000 else 0
     text = f'{value:,.{decimals}f}'
+  elif 1e-6 <= size < 0.1:
+    text = f'{value:.{2 - math.floor(math.log10(size))}f}'
   else:
     text = f'{value:.3g}'
   if is_finite(stderr):

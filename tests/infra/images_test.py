@@ -125,6 +125,12 @@ def test_names_are_used():
   assert (label != images.draw_example('label', 1, (40, 80), names)).any()
 
 
+def test_captions_may_have_letters_that_are_not_ascii():
+  unknown = images.draw_example('text', '\uffff', (30, 30))
+  for text in ('ö', 'ß', 'Ж', 'λ', '→'):
+    assert (images.draw_example('text', text, (30, 30)) != unknown).any()
+
+
 def test_panel_without_captions_is_a_grid_of_its_tiles():
   red, blue = (np.full((6, 5, 3), c, np.uint8) for c in ((255, 0, 0), (0, 0, 255)))
   wide = np.full((6, 9, 1), 7, np.uint8)
