@@ -119,7 +119,7 @@ def test_the_table_is_exact():
     '',
     '| run | classifier accuracy | seconds per sample |',
     '| --- | --- | --- |',
-    '| SBM-VAE | 0.975 | 0.0012 |',
+    '| SBM-VAE | 0.975 | 0.00120 |',
   ]
 
 
