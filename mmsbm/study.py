@@ -20,8 +20,9 @@ work on one folder at the same time, with or without --task.
   list   prints the rows and their commands.
   time   measures what the rows with results cost, one after the other, with `python
          -m mmsbm.benchmark --what=cost`; those that differ by their seed once, and
-         also those whose results came from other machines. Without it the costs are
-         those of the runs, which may have had other company each.
+         also those whose results came from other machines. They stay in
+         WORKDIR/costs.json. Without that the costs are those of the runs, which may
+         have had other company each.
 """
 
 import argparse

@@ -75,7 +75,8 @@ ONLY_IN = {
     'evaluators/linear_probe.py',
   },
   'skimage': {'data/digits.py', 'data/backgrounds.py'},
-  'matplotlib': {'report/figures.py'},
+  # Of images only its font.
+  'matplotlib': {'report/figures.py', 'infra/images.py'},
   # At run time nothing needs these at all.
   'tensorflow': set(),
   'torch': set(),

@@ -126,7 +126,8 @@ class ResNetTest(parameterized.TestCase):
     np.testing.assert_allclose(plain(new, z), whole + 10, rtol=1e-4, atol=1e-4)
     new['params']['latent']['bias'][:] = -100.0
     out = plain(new, z)
-    np.testing.assert_array_equal(out[0], out[1])
+    # Of rows of a batch the last bit may differ on some machines.
+    np.testing.assert_allclose(out[0], out[1], rtol=1e-6)
 
   def test_wrong_shapes_say_what_to_do(self):
     x = jnp.zeros((1, 28, 28, 3))
