@@ -72,8 +72,8 @@ def hoelder_pool(
     used: [B, M] bool. Where there is none, the pool is the prior.
 
   Returns:
-    The components, [B, C, d] with C = M (M + 1) / 2, and log weights [B, C], -inf for
-    those of experts that are not used.
+    The components, [B, C, d] with C = M (M + 1) / 2 in the order of `np.triu_indices`,
+    and log weights [B, C], -inf for those of experts that are not used.
   """
   experts = prior_where(~used, experts)
   i, j = np.triu_indices(used.shape[-1])

@@ -414,6 +414,25 @@ def test_hoelder_trains_the_weights_of_its_components(max_pairs):
   assert (np.abs(gradient) > 20 * error[1]).any()
 
 
+def test_what_all_pairs_have_in_common_makes_no_noise():
+  """Drawn weights do not add up to one; a constant likelihood is no part of that."""
+  experts, _ = every_pattern(Experts(shared=single_posteriors(), present=EVERYTHING))
+  experts = jax.tree.map(jnp.asarray, experts)
+
+  def total(mean, constant):
+    own = experts.replace(shared=experts.shared.replace(mean=mean))
+    fn = lambda z, w: jnp.where(PATTERNS, -jnp.square(z) + constant, 0.0)  # noqa: E731
+    return Hoelder(max_pairs=1)(jax.random.key(3), own, fn)[0]
+
+  mean = experts.shared.mean
+  shift = total(mean, 64.0) - total(mean, 0.0)
+  np.testing.assert_allclose(shift, -64.0 * PATTERNS.sum(-1), rtol=1e-4)
+  gradients = [
+    jax.grad(lambda m, c=constant: total(m, c).sum())(mean) for constant in (0.0, 64.0)
+  ]
+  np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-3)
+
+
 def test_random_subsets_estimate_the_divergence_of_all():
   experts = Experts(shared=single_posteriors(), present=EVERYTHING.at[0, 2].set(False))
   exact = MoPoE().divergence(None, experts)
