@@ -6,7 +6,7 @@ __all__ = ['Run', 'load']
 def __getattr__(name: str):
   # Importing a part of the library must not import all of it.
   if name in __all__:
-    from mmsbm import run
+    from mmsbm import api
 
-    return getattr(run, name)
+    return getattr(api, name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

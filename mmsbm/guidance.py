@@ -20,7 +20,7 @@ from mmsbm.infra.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Draw:
+class GuidanceInputs:
   """What a guidance may ask about the rows that are drawn.
 
   Attributes:
@@ -47,11 +47,13 @@ class Guidance(GuidedLevels, abc.ABC):
   """What is added to the score of latents; subclasses define the term."""
 
   @abc.abstractmethod
-  def term(self, draw: Draw, score: jax.Array, z: jax.Array, t: jax.Array) -> jax.Array:
+  def term(
+    self, inputs: GuidanceInputs, score: jax.Array, z: jax.Array, t: jax.Array
+  ) -> jax.Array:
     """What is added to the score [B, D]; one network evaluation.
 
     Args:
-      draw: the rows.
+      inputs: the rows.
       score: not guided, at z [B, D].
       z: latents, observed ones as the conditioning shows them.
       t: time, a scalar.
@@ -85,14 +87,16 @@ class ClassifierFree(Guidance):
 
   needs = 'dropped'
 
-  def term(self, draw, score, z, t):
-    some = draw.observed.any(-1, keepdims=True)
-    missing = jnp.where(some, draw.observed, random_half(draw.keys, t, draw.observed))
-    count = draw.observed.sum(-1, keepdims=True) if self.per_observed else 1
+  def term(self, inputs, score, z, t):
+    some = inputs.observed.any(-1, keepdims=True)
+    missing = jnp.where(
+      some, inputs.observed, random_half(inputs.keys, t, inputs.observed)
+    )
+    count = inputs.observed.sum(-1, keepdims=True) if self.per_observed else 1
     scale = jnp.where(some, self.scale / jnp.maximum(count, 1), self.joint_scale)
-    away = scale * (score - draw.dropped_score(z, t, missing))
+    away = scale * (score - inputs.dropped_score(z, t, missing))
     # With scale 0 the difference of two scores that are not finite is no matter.
-    guided = draw.expand(~missing) & (scale != 0)
+    guided = inputs.expand(~missing) & (scale != 0)
     return jnp.where(guided, away, 0.0)
 
 
@@ -152,12 +156,12 @@ class Energy(Guidance):
       count = jnp.full_like(count, modalities - 1)
     return free[:, :, None] * partner / jnp.maximum(count, 1)[:, None, None]
 
-  def term(self, draw, score, z, t):
+  def term(self, inputs, score, z, t):
     del score
-    weights = self.pair_weights(draw.observed)
+    weights = self.pair_weights(inputs.observed)
     # A row's energies depend on that row only: one gradient of the sum has all.
-    gradient = jax.grad(lambda z: (weights * draw.pair_energy(z, t)).sum())(z)
-    return jnp.where(draw.observed_dims, 0.0, -self.scale * gradient)
+    gradient = jax.grad(lambda z: (weights * inputs.pair_energy(z, t)).sum())(z)
+    return jnp.where(inputs.observed_dims, 0.0, -self.scale * gradient)
 
 
 GUIDANCE = {'classifier_free': ClassifierFree, 'energy': Energy}
@@ -166,7 +170,7 @@ GUIDANCE = {'classifier_free': ClassifierFree, 'energy': Energy}
 def guided_score(
   guidance: Sequence[Guidance],
   score_fn: Callable[[jax.Array, jax.Array], jax.Array],
-  draw: Draw,
+  inputs: GuidanceInputs,
   sde: SDE,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
   """The score function of a sampler, with the terms of every guidance in it."""
@@ -178,7 +182,7 @@ def guided_score(
       # The branch that is not taken is not computed.
       total += jax.lax.cond(
         each.active(sde, t),
-        lambda each=each: each.term(draw, score, z, t),
+        lambda each=each: each.term(inputs, score, z, t),
         lambda: jnp.zeros_like(score),
       )
     return total

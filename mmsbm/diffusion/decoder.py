@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mmsbm.diffusion.guided_levels import DecoderGuidance
-from mmsbm.diffusion.losses import denoising_loss
+from mmsbm.diffusion.process import Diffusion
 from mmsbm.diffusion.sde import SDE
 from mmsbm.infra.noise import row_normal
 
@@ -30,10 +30,7 @@ class DiffusionDecoder:
   Attributes:
     network: (x [B, *shape], log noise level [B], z [B, d], train) -> [B, *shape].
     shape: of an example.
-    sde: the process.
-    parametrization: what the network predicts.
-    times: draws training times.
-    weighting: name in `losses.WEIGHTINGS`.
+    diffusion: process, prediction, times and weighting.
     offset: about the mean of the entries of x; 0.5 is that of images in [0, 1].
     scale: about their standard deviation, 0.3 to 0.4 in PolyMNIST and the digits.
     drop_probability: share of training examples that come with the latent 0 in place
@@ -42,13 +39,14 @@ class DiffusionDecoder:
 
   network: nn.Module
   shape: tuple[int, ...]
-  sde: SDE
-  parametrization: Any
-  times: Any
-  weighting: str
+  diffusion: Diffusion
   offset: float = 0.5
   scale: float = 0.35
   drop_probability: float = 0.0
+
+  @property
+  def sde(self) -> SDE:
+    return self.diffusion.sde
 
   def init(self, key: jax.Array, z: jax.Array) -> Any:
     """Linen variables; z [B, d] gives its size only."""
@@ -85,7 +83,7 @@ class DiffusionDecoder:
       out = self.network.apply(variables, x, level[:, 0], z, train, rngs=rngs)
       return out.reshape(u_in.shape)
 
-    return self.parametrization.score(network_fn, self.sde, u, t, level)
+    return self.diffusion.score(network_fn, u, t, level)
 
   def loss(
     self,
@@ -123,16 +121,14 @@ class DiffusionDecoder:
       time_key, drop_key = jax.random.split(time_key)
       dropped = jax.random.bernoulli(drop_key, self.drop_probability, (u.shape[0], 1))
       z = jnp.where(dropped, 0.0, z)
-    t, factor = self.times(time_key, (u.shape[0], 1), self.sde)
+    t, factor = self.diffusion.draw_times(time_key, (u.shape[0], 1))
     noise = jax.random.normal(rngs['noise'], u.shape, u.dtype)
     dropout = {name: key for name, key in rngs.items() if name == 'dropout'}
 
     def score_fn(u_t, t):
       return self.score(variables, u_t, t, z, train=train, rngs=dropout)
 
-    losses = denoising_loss(
-      score_fn, u, noise, t, sde=self.sde, weighting=self.weighting
-    )
+    losses = self.diffusion.loss(score_fn, u, noise, t)
     return 0.5 * u.shape[-1] * factor[:, 0] * losses
 
   def sample(

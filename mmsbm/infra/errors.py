@@ -1,4 +1,17 @@
-"""The one exception that users are meant to see."""
+"""The one exception that users are meant to see, and how errors become one line."""
+
+import errno
+
+# What the operating system calls a place where nothing can be written.
+UNWRITABLE = (
+  errno.EACCES,
+  errno.EDQUOT,
+  errno.EEXIST,
+  errno.ENOSPC,
+  errno.ENOTDIR,
+  errno.EPERM,
+  errno.EROFS,
+)
 
 
 class UserError(Exception):
@@ -7,3 +20,12 @@ class UserError(Exception):
   `mmsbm.main` prints the message and exits with code 2. Anything else that
   escapes is a defect of the program and keeps its stack trace.
   """
+
+
+def one_line(error: BaseException) -> str:
+  """Returns the message of an error in one line."""
+  text = str(error.args[0] if error.args and isinstance(error, KeyError) else error)
+  if 'Traceback (most recent call last)' in text:
+    # ml_collections puts the trace of an error in a config into its message.
+    text = text.strip().splitlines()[-1].partition('Error: ')[2] or text
+  return ' '.join(text.split())

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from mmsbm.distributions import DiagGaussian
-from mmsbm.learners.base import masked_mean
-from mmsbm.modalities import Modality
+from mmsbm.learners.base import POSITION, masked_mean
+from mmsbm.learners.codec import Codec
 
 
 class Autoencoder(nn.Module):
@@ -37,30 +37,30 @@ class UnimodalAutoencoder:
   """What the VAE and the RAE of one modality share.
 
   Attributes:
-    modality: the record; gives networks, likelihood and preprocessing.
+    codec: networks, likelihood and preprocessing.
     index: its column in `present` [B, M].
   """
 
-  modality: Modality
-  index: int
+  codec: Codec
+  index: int = dataclasses.field(metadata=POSITION)
 
   @property
   def name(self) -> str:
-    return f'unimodal/{self.modality.name}'
+    return f'unimodal/{self.codec.name}'
 
   @property
   def network(self) -> Autoencoder:
-    return Autoencoder(self.modality.encoder, self.modality.decoder)
+    return Autoencoder(self.codec.encoder, self.codec.decoder)
 
   def init(self, key, batch):
-    x = self.modality.kind.to_model(batch['x'][self.modality.name][:1])
+    x = self.codec.kind.to_model(batch['x'][self.codec.name][:1])
     return self.network.init(key, x)
 
   def loss(self, variables, frozen, batch, rngs, *, train):
     """See `Learner.loss`; the mean is over the examples that have the modality."""
     del frozen  # Autoencoders are the first stage.
     network, present = self.network, batch['present'][:, self.index]
-    x = self.modality.kind.to_model(batch['x'][self.modality.name])
+    x = self.codec.kind.to_model(batch['x'][self.codec.name])
     mutable = [name for name in variables if name != 'params'] if train else []
     rng = {'dropout': rngs['dropout']}
     posterior, updated = network.apply(
@@ -70,7 +70,7 @@ class UnimodalAutoencoder:
     output, updated = network.apply(
       {**variables, **updated}, z, train, method='decode', mutable=mutable, rngs=rng
     )
-    reconstruction = -self.modality.likelihood.log_prob(output, x)
+    reconstruction = -self.codec.likelihood.log_prob(output, x)
     terms = {
       'reconstruction': masked_mean(reconstruction, present),
       'penalty': masked_mean(penalty, present),

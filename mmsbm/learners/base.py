@@ -14,6 +14,10 @@ from mmsbm.infra.rng import fold_in_name, step_rngs
 PyTree = Any
 Batch = Mapping[str, Any]
 
+# Metadata of fields of learners that say where a modality stands among the others:
+# they are no part of what a learner is.
+POSITION = {'identity': False}
+
 # Streams of randomness that a loss may use, each its own function of the step.
 STREAMS = ('noise', 'time', 'condition', 'dropout')
 
@@ -71,6 +75,8 @@ class Training:
     num_steps: updates in all.
     batch_size: examples per update, over all devices.
     key: the learner's own key: nothing it draws depends on other learners.
+    optimizer_spec: the arguments that the optimiser was made from, which it does not
+      tell itself.
   """
 
   learner: Learner
@@ -79,6 +85,7 @@ class Training:
   num_steps: int
   batch_size: int
   key: jax.Array
+  optimizer_spec: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def name(self) -> str:

@@ -1,4 +1,4 @@
-"""The judge: a classifier that reads the class off an example."""
+"""A classifier that reads the class of an example."""
 
 import dataclasses
 
@@ -7,31 +7,36 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mmsbm.learners.base import masked_mean
+from mmsbm.learners.base import POSITION, masked_mean
 from mmsbm.modalities import Modality
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-  """Cross-entropy on the real examples of all modalities that share the judge.
+  """Cross-entropy on the real examples of all modalities that it reads.
 
   Every example of the batch contributes one modality, drawn at random.
 
   Attributes:
-    judge: its name.
+    reader: its name in config.readers.
+    annotation: the labels that it learns, int32 [B], -1 where unknown.
     network: x [B, ...] -> (logits [B, K], features [B, F]).
-    modalities: those it judges; equal shapes.
+    modalities: those it reads; equal shapes.
     indices: their columns in `present`.
   """
 
-  judge: str
+  reader: str
+  annotation: str
   network: nn.Module
   modalities: tuple[Modality, ...]
-  indices: tuple[int, ...]
+  indices: tuple[int, ...] = dataclasses.field(metadata=POSITION)
+
+  # It reads each modality alone, so it can be lent to a run that has fewer of them.
+  reads_each_alone = True
 
   @property
   def name(self) -> str:
-    return f'classifier/{self.judge}'
+    return f'classifier/{self.reader}'
 
   def init(self, key, batch):
     modality = self.modalities[0]
@@ -41,7 +46,7 @@ class Classifier:
   def loss(self, variables, frozen, batch, rngs, *, train):
     """See `Learner.loss`; rows without label or modality do not count."""
     del frozen
-    label, num = batch['label'], len(self.modalities)
+    label, num = batch['annotations'][self.annotation], len(self.modalities)
     pick = jax.random.randint(rngs['condition'], label.shape, 0, num)
     x = jnp.stack([m.kind.to_model(batch['x'][m.name]) for m in self.modalities])
     x = jnp.take_along_axis(x, pick.reshape(1, -1, *[1] * (x.ndim - 2)), axis=0)[0]

@@ -95,11 +95,13 @@ class LatentEnergy:
 
   def __post_init__(self):
     if not 0 <= self.clean_probability < 1:
-      raise UserError('config.energy.clean_probability must be in [0, 1).')
+      raise UserError(f'clean_probability={self.clean_probability} must be in [0, 1).')
     if not 0 <= self.false_negative_rate < 1:
-      raise UserError('config.energy.false_negative_rate must be in [0, 1).')
+      raise UserError(
+        f'false_negative_rate={self.false_negative_rate} must be in [0, 1).'
+      )
     if self.group_size < 2:
-      raise UserError('config.energy.group_size must be at least 2.')
+      raise UserError(f'group_size={self.group_size} must be at least 2.')
     if self.layout.num_modalities < 2:
       raise UserError('energies of pairs need at least two modalities.')
 
@@ -111,8 +113,7 @@ class LatentEnergy:
     """Groups in a batch; a UserError if it cannot be cut into them."""
     if batch_size % self.group_size:
       raise UserError(
-        f'config.energy.batch_size={batch_size} must be a multiple of '
-        f'group_size={self.group_size}.'
+        f'batch_size={batch_size} must be a multiple of group_size={self.group_size}.'
       )
     return batch_size // self.group_size
 

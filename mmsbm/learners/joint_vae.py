@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from mmsbm.distributions import POSTERIORS, Posterior
 from mmsbm.infra.rng import fold_in_name
 from mmsbm.learners.base import masked_mean
-from mmsbm.modalities import Modality
+from mmsbm.learners.codec import Codec
 from mmsbm.objectives import Experts
 
-# Of the randomness of a step, what diffusion decoders use.
+# The streams of a step that diffusion decoders use.
 _DIFFUSION_STREAMS = ('time', 'noise', 'dropout')
 
 
@@ -37,7 +37,7 @@ class JointAutoencoder(nn.Module):
   def setup(self):
     if self.private_dim:
       shape = (len(self.encoders), self.private_dim)
-      # Of the auxiliary priors; 0 is that of the prior.
+      # log variance of the auxiliary priors; 0 is unit variance.
       zeros = nn.initializers.zeros
       self.auxiliary_log_var = self.param('auxiliary_log_var', zeros, shape)
 
@@ -90,14 +90,14 @@ class JointVAE:
   """A multimodal VAE with one latent for all modalities.
 
   Attributes:
-    modalities: the records; their latent sizes are all d + p.
+    codecs: networks of every modality; their latent sizes are all d + p.
     objective: one of objectives.OBJECTIVES.
     family: of posteriors and prior, key of distributions.POSTERIORS.
     private_dim: p; 0 for methods without private latents.
     weights: factor of the log-likelihood of every modality.
   """
 
-  modalities: tuple[Modality, ...]
+  codecs: tuple[Codec, ...]
   objective: object
   family: str = 'normal'
   private_dim: int = 0
@@ -107,20 +107,20 @@ class JointVAE:
 
   @property
   def shared_dim(self) -> int:
-    return self.modalities[0].latent_dim - self.private_dim
+    return self.codecs[0].latent_dim - self.private_dim
 
   @property
   def network(self) -> JointAutoencoder:
     return JointAutoencoder(
-      tuple(m.encoder for m in self.modalities),
-      tuple(m.decoder for m in self.modalities),
-      tuple(m.diffusion is not None for m in self.modalities),
+      tuple(m.encoder for m in self.codecs),
+      tuple(m.decoder for m in self.codecs),
+      tuple(m.diffusion is not None for m in self.codecs),
       self.private_dim,
     )
 
   def to_model(self, x: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
     """Raw examples by modality as the networks see them."""
-    return tuple(m.kind.to_model(x[m.name]) for m in self.modalities)
+    return tuple(m.kind.to_model(x[m.name]) for m in self.codecs)
 
   def init(self, key, batch):
     x = {name: a[:1] for name, a in batch['x'].items()}
@@ -171,17 +171,15 @@ class JointVAE:
       )  # fmt: skip
       mutables = {name: updated.get(name, mutables[name]) for name in mutable}
       log_p = []
-      for i, (modality, output) in enumerate(
-        zip(self.modalities, outputs, strict=True)
-      ):
+      for i, (codec, output) in enumerate(zip(self.codecs, outputs, strict=True)):
         target = jnp.tile(x[i], (draws, *[1] * (x[i].ndim - 1)))
-        if modality.diffusion is None:
-          log_p.append(modality.likelihood.log_prob(output, target))
+        if codec.diffusion is None:
+          log_p.append(codec.likelihood.log_prob(output, target))
           continue
-        keys = {k: fold_in_name(rngs[k], modality.name) for k in _DIFFUSION_STREAMS}
+        keys = {k: fold_in_name(rngs[k], codec.name) for k in _DIFFUSION_STREAMS}
         denoiser = self.denoiser_variables(variables, i)
         latent = own_latent(*flat, i)
-        loss = modality.diffusion.loss(denoiser, target, latent, keys, train=train)
+        loss = codec.diffusion.loss(denoiser, target, latent, keys, train=train)
         log_p.append(-loss)
       log_p = jnp.stack(log_p, axis=-1).reshape(draws, size, -1)
       return jnp.where(present, weights * log_p, 0.0)
@@ -198,7 +196,7 @@ class JointVAE:
     return masked_mean(losses, used), terms, mutables
 
 
-def dimension_weights(modalities: tuple[Modality, ...]) -> tuple[float, ...]:
+def dimension_weights(codecs: tuple[Codec, ...]) -> tuple[float, ...]:
   """Largest number of entries over that of each modality (arXiv 2105.02470, sec. 4)."""
-  sizes = [math.prod(m.model_shape) for m in modalities]
+  sizes = [math.prod(m.model_shape) for m in codecs]
   return tuple(max(sizes) / size for size in sizes)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmsbm.diffusion.losses import denoising_loss
+from mmsbm.diffusion.process import Diffusion
 from mmsbm.diffusion.sde import SDE
 from mmsbm.distributions import POSTERIORS
 from mmsbm.infra.rng import fold_in_name
@@ -63,10 +63,7 @@ class LatentScore:
     network: (z [B, D], t [B, M], role [B, M], train) -> [B, D]; roles are in
       latents.py.
     layout: where the modalities lie in z.
-    sde: the process.
-    parametrization: what the network predicts.
-    times: draws training times.
-    weighting: name in `losses.WEIGHTINGS`.
+    diffusion: process, prediction, times and weighting.
     condition_probability: share of the rows that show some modalities clean, at
       network time 0, and learn the conditional score of the others (multi-time
       training, arXiv 2306.04445). 0 is the published training.
@@ -81,16 +78,17 @@ class LatentScore:
 
   network: nn.Module
   layout: LatentLayout
-  sde: SDE
-  parametrization: Any
-  times: Any
-  weighting: str
+  diffusion: Diffusion
   condition_probability: float
   drop_probability: float = 0.0
   loss_scaling: bool = True
   family: str = 'normal'
 
   name = 'score'
+
+  @property
+  def sde(self) -> SDE:
+    return self.diffusion.sde
 
   def init(self, key, batch):
     z = batch['z'][:1]
@@ -123,7 +121,7 @@ class LatentScore:
     def network_fn(z_in, net_t):
       return self.network.apply(variables, z_in, net_t, role, train, rngs=rngs)
 
-    return self.parametrization.score(network_fn, self.sde, z, t, net_t)
+    return self.diffusion.score(network_fn, z, t, net_t)
 
   def loss(self, variables, frozen, batch, rngs, *, train):
     """See `Learner.loss`.
@@ -148,7 +146,7 @@ class LatentScore:
     observed = shown & ~dropped
     free = present & ~shown
     role = jnp.where(free, NOISY, jnp.where(observed, OBSERVED, MISSING))
-    t, factor = self.times(rngs['time'], (z.shape[0], 1), self.sde)
+    t, factor = self.diffusion.draw_times(rngs['time'], (z.shape[0], 1))
     t_modality = jnp.where(observed, 0.0, t)
     free_dims = self.layout.expand(free)
     observed_dims = self.layout.expand(observed)
@@ -167,13 +165,11 @@ class LatentScore:
         rngs={'dropout': rngs['dropout']},
       )
 
-    losses = denoising_loss(
+    losses = self.diffusion.loss(
       score_fn,
       known,
       noise,
       self.layout.expand(t_modality),
-      sde=self.sde,
-      weighting=self.weighting,
       dim_weight=free_dims.astype(z.dtype),
     )
     if not self.loss_scaling:

@@ -7,13 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmsbm.config import Section
 from mmsbm.diffusion.decoder import DiffusionDecoder
+from mmsbm.infra.errors import UserError
 from mmsbm.learners.autoencoder import UnimodalAutoencoder
 from mmsbm.learners.base import masked_mean
-from mmsbm.modalities import make_diffusion_decoder
+from mmsbm.learners.codec import make_diffusion_decoder
 
 
-class Beside(nn.Module):
+class ConcatConditioned(nn.Module):
   """A denoiser that sees a noisy example beside another one, channel by channel.
 
   Attributes:
@@ -28,8 +30,7 @@ class Beside(nn.Module):
   ) -> jax.Array:
     """Maps x [B, ..., C], levels [B] and the other example, flat, to [B, ..., C]."""
     both = jnp.concatenate([x, other.reshape(x.shape)], axis=-1)
-    # All that a latent says is in the other example. What a denoiser computes from this
-    # one is constant; its weights are counted among the parameters all the same.
+    # The latent input is constant here; its weights exist but do nothing.
     no_latent = jnp.zeros((x.shape[0], 1), x.dtype)
     return self.denoiser(both, level, no_latent, train)[..., : x.shape[-1]]
 
@@ -45,7 +46,8 @@ class Refiner:
 
   Attributes:
     autoencoder: trained before; its variables are the `frozen` of the loss.
-    diffusion: process, network (`Beside`) and loss; its latents are the x_hat, flat.
+    diffusion: process, network (`ConcatConditioned`) and loss; its latents are the
+      x_hat, flat.
   """
 
   autoencoder: UnimodalAutoencoder
@@ -53,23 +55,23 @@ class Refiner:
 
   @property
   def name(self) -> str:
-    return f'refiner/{self.autoencoder.modality.name}'
+    return f'refiner/{self.autoencoder.codec.name}'
 
   def _flat(self, x: jax.Array) -> jax.Array:
     """Examples as networks see them, scaled as the noisy ones are, [B, D]."""
     return (x.reshape(x.shape[0], -1) - self.diffusion.offset) / self.diffusion.scale
 
   def init(self, key, batch):
-    modality = self.autoencoder.modality
-    x = modality.kind.to_model(batch['x'][modality.name][:1])
+    codec = self.autoencoder.codec
+    x = codec.kind.to_model(batch['x'][codec.name][:1])
     return self.diffusion.init(key, self._flat(x))
 
   def loss(self, variables, frozen, batch, rngs, *, train):
     """See `Learner.loss`; `frozen` holds the autoencoders' variables by name."""
-    modality, network = self.autoencoder.modality, self.autoencoder.network
-    x = modality.kind.to_model(batch['x'][modality.name])
+    codec, network = self.autoencoder.codec, self.autoencoder.network
+    x = codec.kind.to_model(batch['x'][codec.name])
     # In the mode of evaluation, and from the mean: as latents are decoded later.
-    x_hat = modality.likelihood.mean(network.apply(frozen[modality.name], x))
+    x_hat = codec.likelihood.mean(network.apply(frozen[codec.name], x))
     losses = self.diffusion.loss(variables, x, self._flat(x_hat), rngs, train=train)
     loss = masked_mean(losses, batch['present'][:, self.autoencoder.index])
     return loss, {'denoising': loss}, {}
@@ -81,12 +83,18 @@ class Refiner:
     return self.diffusion.sample(variables, keys, self._flat(x_hat), sampler)
 
 
-def make_refiner(autoencoder: UnimodalAutoencoder, **spec: Any) -> Refiner:
-  """Builds a refiner; `spec` is what stands in the config of a diffusion decoder."""
-  shape = autoencoder.modality.model_shape
+def make_refiner(section: Section, autoencoder: UnimodalAutoencoder) -> Refiner:
+  """Builds a refiner; the section is that of a diffusion decoder."""
+  shape = autoencoder.codec.model_shape
+  if not shape:
+    raise UserError(f'{section.place("")}: a single number cannot be refined.')
+  if section['drop_probability']:
+    raise UserError(
+      f'{section.place("drop_probability")}: refiners are not guided; set it to 0.'
+    )
   doubled = (*shape[:-1], 2 * shape[-1])
-  diffusion = make_diffusion_decoder(doubled, **spec)
-  network = Beside(diffusion.network)
+  diffusion = make_diffusion_decoder(section, doubled)
+  network = ConcatConditioned(diffusion.network)
   return Refiner(
     autoencoder, dataclasses.replace(diffusion, network=network, shape=shape)
   )

@@ -10,71 +10,53 @@ import jax.numpy as jnp
 from mmsbm.diffusion.guided_levels import DecoderGuidance
 from mmsbm.distributions import POSTERIORS, Posterior
 from mmsbm.guidance import num_evaluations
-from mmsbm.infra.noise import row_normal, substream
-from mmsbm.latents import NOISY
+from mmsbm.infra.noise import substream
+from mmsbm.learners.codec import Codec
 from mmsbm.learners.joint_vae import JointVAE, own_latent
-from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality
-from mmsbm.models.base import Setup
+from mmsbm.models import densities
+from mmsbm.models.priors import LatentPrior
 from mmsbm.objectives import Experts
 
-# Streams of a row's key, apart from the steps of the samplers.
-_START, _STEPS, _FUSION, _SHARED, _PRIVATE = 0x57A27, 0x57E95, 0xF05E, 0x5A2ED, 0x921
-# The first of those of diffusion decoders, one for each modality.
+# Random streams of a row's key.
+_FUSION, _SHARED, _PRIVATE = 0xF05E, 0x5A2ED, 0x921
+# The first stream of diffusion decoders, one for each modality.
 _DECODE = 0xDEC0DE
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prior:
-  """Draws z from the prior of the family, as the model was trained to have it."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GaussianMixture:
-  """Draws z from a mixture of Gaussians fitted to latents of the training split.
-
-  Attributes:
-    num_components: with a full covariance each.
-  """
-
-  num_components: int = 10
-
-
-PRIORS = {'prior': Prior, 'gaussian_mixture': GaussianMixture}
 
 
 @dataclasses.dataclass(frozen=True)
 class JointModel:
   """One latent z for all modalities, and private ones where the method has them.
 
-  A code is what the encoders say of an example: mean and log_var of every expert. A
-  latent is z followed by the private latents of all modalities, [d + M p].
+  Examples are encoded to what the encoders say: {'mean': [B, M, d + p], 'log_var': the
+  same} of every expert. A latent is {'shared': z [B, d]} and, with private latents,
+  {modality: [B, p]}.
 
-  The variables are {'joint': ...} and, with a score model, 'score' and
-  'latents': {'mean': [d], 'std': [d]}; with mixtures 'mixtures': {setup: ...}.
+  The variables are those of the steps 'joint' and, where a prior needs them,
+  'latents', 'score' and 'mixtures'.
 
   Attributes:
     learner: the joint VAE.
-    setups: ways of drawing samples, by name. Their sampler is one of PRIORS, or draws
-      from the score model; it has a part only where nothing is given.
-    score: auxiliary score model of z (arXiv 2408.16883).
+    samplings: the prior of each way of drawing samples. It has a part only in rows in
+      which nothing is observed.
     decoder_sampler: one of samplers.SAMPLERS, for diffusion decoders.
-    decoder_guidance: of the same; None for none.
+    decoder_guidance: guidance of diffusion decoders; None for none.
   """
 
   learner: JointVAE
-  setups: Mapping[str, Setup]
-  score: LatentScore | None = None
+  samplings: Mapping[str, LatentPrior]
   decoder_sampler: Any = None
   decoder_guidance: DecoderGuidance | None = None
 
-  @property
-  def modalities(self) -> tuple[Modality, ...]:
-    return self.learner.modalities
+  latents_are_shared = True
 
   @property
-  def code_dim(self) -> int:
-    return 2 * sum(m.latent_dim for m in self.modalities)
+  def codecs(self) -> tuple[Codec, ...]:
+    return self.learner.codecs
+
+  @property
+  def modalities(self) -> tuple[Modality, ...]:
+    return tuple(codec.modality for codec in self.codecs)
 
   @property
   def latent_dims(self) -> dict[str, int]:
@@ -82,59 +64,76 @@ class JointModel:
     own = {m.name: private for m in self.modalities} if private else {}
     return {'shared': self.learner.shared_dim, **own}
 
+  def uses(self, sampling, decodes=True):
+    """See `MultimodalModel.uses`."""
+    del decodes
+    needs = self.samplings[sampling].needs if sampling else ()
+    return frozenset(('joint', *needs))
+
+  def describe(self, sampling):
+    """See `MultimodalModel.describe`."""
+    prior = self.samplings[sampling].describe()
+    return {'sampler': prior, 'conditioning': '', 'guidance': ''}
+
+  def couples_rows(self, sampling):
+    """See `MultimodalModel.couples_rows`."""
+    sampler = getattr(self.samplings[sampling], 'sampler', None)
+    return getattr(sampler, 'batch_norms', False)
+
   def encode(self, variables, x):
-    """Codes [B, C] of raw examples, one array [B, *shape] per modality."""
+    """Enencoded raw examples, one array [B, *shape] per modality."""
     raw = {m.name: a for m, a in zip(self.modalities, x, strict=True)}
-    moments = self.learner.network.apply(
+    mean, log_var = self.learner.network.apply(
       variables['joint'], self.learner.to_model(raw), method='encode'
     )
-    return jnp.stack(moments, axis=1).reshape(x[0].shape[0], -1)
+    return {'mean': mean, 'log_var': log_var}
 
-  def experts(self, variables, codes, observed) -> Experts:
-    """What the encoders said, of the observed modalities [B, M]."""
-    moments = codes.reshape(codes.shape[0], 2, len(self.modalities), -1)
-    posterior = POSTERIORS[self.learner.family](moments[:, 0], moments[:, 1])
+  def experts(self, variables, encoded, observed) -> Experts:
+    """Returns what the encoders say, of which the observed modalities [B, M] count."""
+    family = POSTERIORS[self.learner.family]
+    posterior = family(encoded['mean'], encoded['log_var'])
     shared, private = self.learner.split(posterior)
     auxiliary = self.learner.auxiliary(variables['joint'])
     return Experts(shared, observed, private, auxiliary)
 
-  def posterior(self, variables, keys, codes, observed) -> Posterior:
+  def posterior(self, variables, keys, encoded, observed) -> Posterior:
     """q(z | observed), [B, d]; of a mixture one component, drawn by the keys."""
-    experts = self.experts(variables, codes, observed)
+    experts = self.experts(variables, encoded, observed)
     return self.learner.objective.posterior(substream(keys, _FUSION), experts)
 
-  def num_evaluations(self, setup, num_given):
-    """Of the score model, where nothing is given, and of all diffusion decoders."""
-    sampler, total = self.setups[setup].sampler, 0
-    if not num_given and not isinstance(sampler, tuple(PRIORS.values())):
-      total += sampler.num_evaluations
+  def num_evaluations(self, sampling, num_given):
+    """Counts the prior where nothing is given, and all diffusion decoders."""
+    total = 0 if num_given else self.samplings[sampling].num_evaluations
     guidance = () if self.decoder_guidance is None else (self.decoder_guidance,)
-    for modality in self.modalities:
-      if modality.diffusion is not None:
-        sde = modality.diffusion.sde
+    for codec in self.codecs:
+      if codec.diffusion is not None:
+        sde = codec.diffusion.sde
         times = self.decoder_sampler.evaluation_times(sde)
         total += num_evaluations(guidance, sde, times)
     return total
 
-  def sample_latents(self, variables, keys, codes, observed, setup):
-    """See `MultimodalModel.sample_latents`."""
-    latents, _ = self.draw(variables, keys, codes, observed)
-    sampler = self.setups[setup].sampler
-    if isinstance(sampler, Prior):
-      # It is the posterior given nothing.
+  def sample(self, variables, keys, encoded, observed, sampling):
+    """See `MultimodalModel.sample`."""
+    latents = self.sample_latents(variables, keys.latents, encoded, observed, sampling)
+    return self._decode(variables, keys.outputs, latents)
+
+  def sample_latents(self, variables, keys, encoded, observed, sampling):
+    """Draws flat latents [B, d + M p] given what is observed [B, M]."""
+    latents, _ = self.draw(variables, keys, encoded, observed)
+    prior, d = self.samplings[sampling], self.learner.shared_dim
+    if not (prior.needs or prior.num_evaluations):
       return latents
-    nothing = ~observed.any(-1)
+    empty = ~observed.any(-1)
 
     def replace(latents):
-      z = self._shared_given_nothing(variables, keys, setup)
-      rest = latents[:, self.learner.shared_dim :]
-      other = jnp.concatenate([z, rest], axis=-1)
-      return jnp.where(nothing[:, None], other, latents)
+      z = prior.draw(variables, keys, latents[:, :d])
+      other = jnp.concatenate([z, latents[:, d:]], axis=-1)
+      return jnp.where(empty[:, None], other, latents)
 
-    # Where everything is given it would be for nothing.
-    return jax.lax.cond(nothing.any(), replace, lambda latents: latents, latents)
+    # Skips the prior when every row has observations.
+    return jax.lax.cond(empty.any(), replace, lambda latents: latents, latents)
 
-  def draw(self, variables, keys, codes, observed) -> tuple[jax.Array, jax.Array]:
+  def draw(self, variables, keys, encoded, observed) -> tuple[jax.Array, jax.Array]:
     """One draw of all latents from their posterior given what is observed [B, M].
 
     Private latents of modalities that are not observed come from the prior.
@@ -143,7 +142,7 @@ class JointModel:
       Latents [B, d + M p], and log prior - log posterior of them, [B].
     """
     objective = self.learner.objective
-    experts = self.experts(variables, codes, observed)
+    experts = self.experts(variables, encoded, observed)
     q = objective.posterior(substream(keys, _FUSION), experts)
     sample = jax.vmap(lambda key, q: q.sample(key))
     z = sample(substream(keys, _SHARED), q)
@@ -155,38 +154,17 @@ class JointModel:
     ratio += (q.prior_like(w).log_prob(w) - q.log_prob(w)).sum(-1)
     return jnp.concatenate([z, w.reshape(w.shape[0], -1)], axis=-1), ratio
 
-  def _shared_given_nothing(self, variables, keys, setup):
-    """z [B, d] as a setup draws it."""
-    sampler, size = self.setups[setup].sampler, self.learner.shared_dim
-    if isinstance(sampler, GaussianMixture):
-      mixture = variables['mixtures'][setup]
-
-      def draw(key):
-        which, noise = jax.random.split(key)
-        k = jax.random.categorical(which, mixture['log_weights'])
-        e = jax.random.normal(noise, (size,))
-        return mixture['mean'][k] + mixture['scale'][k] @ e
-
-      return jax.vmap(draw)(substream(keys, _START))
-    score, stats = self.score, variables['latents']
-
-    def score_fn(z, t):
-      net_t = jnp.full((z.shape[0], 1), t)
-      role = jnp.full(net_t.shape, NOISY)
-      return score.score(variables['score'], z, t, net_t, role)
-
-    z = sampler(
-      substream(keys, _STEPS),
-      score_fn,
-      score.sde.prior_std * row_normal(keys, _START, (size,)),
-      sde=score.sde,
-      hold=lambda keys, z, t, visit: z,
+  def latents(self, variables, keys, encoded, observed):
+    """See `HasLatents.latents`: means of posteriors; keys choose a component."""
+    z, w = self._parts(self._mean_latents(variables, keys, encoded, observed))
+    private = (
+      {} if w is None else {m.name: w[:, i] for i, m in enumerate(self.modalities)}
     )
-    return z * stats['std'] + stats['mean']
+    return {'shared': z, **private}
 
-  def mean_latents(self, variables, keys, codes, observed):
-    """Latents [B, d + M p] at the mean of the posterior; keys choose a component."""
-    experts = self.experts(variables, codes, observed)
+  def _mean_latents(self, variables, keys, encoded, observed):
+    """Flat latents [B, d + M p] at the mean of the posterior."""
+    experts = self.experts(variables, encoded, observed)
     z = self.learner.objective.posterior(substream(keys, _FUSION), experts).mean
     if experts.private is None:
       return z
@@ -206,18 +184,23 @@ class JointModel:
     return self.learner.network.apply(variables['joint'], *parts, method='decode')
 
   def decode(self, variables, keys, latents):
-    """See `MultimodalModel.decode`."""
-    numbers = range(len(self.modalities))
+    """See `HasLatents.decode`."""
+    flat = jnp.concatenate([latents[name] for name in self.latent_dims], axis=-1)
+    return self._decode(variables, keys, flat)
+
+  def _decode(self, variables, keys, latents):
+    """Decodes flat latents [B, d + M p]."""
+    numbers = range(len(self.codecs))
     return tuple(self._decode_one(i, variables, keys, latents) for i in numbers)
 
   def _decode_one(self, index, variables, keys, latents):
-    """Examples [B, *model_shape] of modality number `index`."""
-    learner, modality = self.learner, self.modalities[index]
+    """Decodes examples [B, *model_shape] of modality number `index`."""
+    learner, codec = self.learner, self.codecs[index]
     own, parts = variables['joint'], self._parts(latents)
-    if modality.diffusion is None:
+    if codec.diffusion is None:
       output = learner.network.apply(own, index, *parts, method='decode_one')
-      return modality.likelihood.mean(output)
-    return modality.diffusion.sample(
+      return codec.likelihood.mean(output)
+    return codec.diffusion.sample(
       learner.denoiser_variables(own, index),
       substream(keys, _DECODE + index),
       own_latent(*parts, index),
@@ -225,11 +208,15 @@ class JointModel:
       self.decoder_guidance,
     )
 
-  def reconstruct(self, variables, keys, codes):
-    """Every modality from itself alone, at the mean of its posterior."""
-    num, out = len(self.modalities), []
+  def reconstruct(self, variables, keys, encoded):
+    """Makes every modality from itself alone, at the mean of its posterior."""
+    num, out = len(self.codecs), []
     for i in range(num):
-      alone = jnp.broadcast_to(jnp.arange(num) == i, (codes.shape[0], num))
-      latents = self.mean_latents(variables, keys, codes, alone)
+      alone = jnp.broadcast_to(jnp.arange(num) == i, (keys.shape[0], num))
+      latents = self._mean_latents(variables, keys, encoded, alone)
       out.append(self._decode_one(i, variables, keys, latents))
     return tuple(out)
+
+  def densities(self, options):
+    """See `HasDensities.densities`."""
+    return densities.of_joint_vae(self, options)

@@ -7,7 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmsbm.guidance import Draw, guided_score, num_evaluations
+from mmsbm.config import describe
+from mmsbm.guidance import (
+  GUIDANCE,
+  Guidance,
+  GuidanceInputs,
+  guided_score,
+  num_evaluations,
+)
 from mmsbm.infra.noise import row_normal, substream
 from mmsbm.latents import MISSING, NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.autoencoder import UnimodalAutoencoder
@@ -15,10 +22,34 @@ from mmsbm.learners.energy import LatentEnergy
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.learners.refiner import Refiner
 from mmsbm.modalities import Modality
-from mmsbm.models.base import Setup
+from mmsbm.models import densities
+from mmsbm.samplers import CONDITIONING, SAMPLERS
 
-# Streams of a row's key, apart from the steps of the samplers.
+# Random streams of a row's key, apart from the steps of the samplers.
 _START, _STEPS, _GUIDANCE, _REFINE = 0x57A27, 0x57E95, 0x90D3, 0x5EF19E00
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreSampling:
+  """How latents are drawn by a score model.
+
+  Attributes:
+    sampler: one of SAMPLERS.
+    conditioning: how observed latents are shown, one of CONDITIONING.
+    guidance: what is added to the score.
+  """
+
+  sampler: Any
+  conditioning: Any
+  guidance: tuple[Guidance, ...] = ()
+
+  def describe(self) -> dict[str, str]:
+    """Returns what results say of it; guidance is '' for none."""
+    return {
+      'sampler': describe(SAMPLERS, self.sampler),
+      'conditioning': describe(CONDITIONING, self.conditioning),
+      'guidance': ' + '.join(describe(GUIDANCE, term) for term in self.guidance),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,56 +63,78 @@ class ScoreBasedModel:
   Attributes:
     autoencoders: one per modality.
     score: the score model of the standardised latents.
-    setups: ways of drawing samples, by name.
-    energy: of pairs of latents, which setups with that guidance use.
+    samplings: ways of drawing samples, by name.
+    energy: of pairs of latents, for samplings with that guidance.
     refiners: of what is decoded, for some of the modalities.
     refiner_sampler: one of samplers.SAMPLERS, for all of them.
   """
 
   autoencoders: tuple[UnimodalAutoencoder, ...]
   score: LatentScore
-  setups: Mapping[str, Setup]
+  samplings: Mapping[str, ScoreSampling]
   energy: LatentEnergy | None = None
   refiners: tuple[Refiner, ...] = ()
   refiner_sampler: Any = None
 
+  latents_are_shared = False
+
   @property
   def modalities(self) -> tuple[Modality, ...]:
-    return tuple(a.modality for a in self.autoencoders)
+    return tuple(a.codec.modality for a in self.autoencoders)
 
   @property
   def layout(self) -> LatentLayout:
     return self.score.layout
 
   @property
-  def code_dim(self) -> int:
-    return self.layout.total
-
-  @property
   def latent_dims(self) -> dict[str, int]:
     names = [m.name for m in self.modalities]
     return dict(zip(names, self.layout.dims, strict=True))
 
+  def uses(self, sampling, decodes=True):
+    """See `MultimodalModel.uses`."""
+    steps = {'unimodal', 'latents'}
+    if sampling:
+      steps.add('score')
+      guidance = self.samplings[sampling].guidance
+      steps |= {'energy'} if any(g.needs == 'energy' for g in guidance) else set()
+    if decodes and self.refiners:
+      steps.add('refiner')
+    return frozenset(steps)
+
+  def describe(self, sampling):
+    """See `MultimodalModel.describe`."""
+    return self.samplings[sampling].describe()
+
+  def couples_rows(self, sampling):
+    """See `MultimodalModel.couples_rows`; the published sampler does."""
+    return getattr(self.samplings[sampling].sampler, 'batch_norms', False)
+
   def encode(self, variables, x):
-    """Standardised posterior means; see `MultimodalModel.encode`."""
+    """Encodes to standardised posterior means [B, D]."""
     means = encode_means(self.autoencoders, variables['unimodal'], x)
     return standardise(self.layout.join(means), variables['latents'])
 
   def decode(self, variables, keys, latents):
-    """See `MultimodalModel.decode`."""
+    """See `HasLatents.decode`."""
+    flat = self.layout.join([latents[name] for name in self.latent_dims])
+    return self._decode(variables, keys, flat)
+
+  def _decode(self, variables, keys, z):
+    """Decodes standardised latents [B, D]."""
     stats = variables['latents']
-    parts = self.layout.split(latents * stats['std'] + stats['mean'])
-    refiners = {refiner.autoencoder.modality.name: refiner for refiner in self.refiners}
+    parts = self.layout.split(z * stats['std'] + stats['mean'])
+    refiners = {refiner.autoencoder.codec.name: refiner for refiner in self.refiners}
     out = []
     for i, (autoencoder, part) in enumerate(zip(self.autoencoders, parts, strict=True)):
-      modality = autoencoder.modality
+      codec = autoencoder.codec
       output = autoencoder.network.apply(
-        variables['unimodal'][modality.name], part, method='decode'
+        variables['unimodal'][codec.name], part, method='decode'
       )
-      x = modality.likelihood.mean(output)
-      if modality.name in refiners:
-        x = refiners[modality.name].sample(
-          variables['refiner'][modality.name],
+      x = codec.likelihood.mean(output)
+      if codec.name in refiners:
+        x = refiners[codec.name].sample(
+          variables['refiner'][codec.name],
           substream(keys, _REFINE + i),
           x,
           self.refiner_sampler,
@@ -89,27 +142,36 @@ class ScoreBasedModel:
       out.append(x)
     return tuple(out)
 
-  def mean_latents(self, variables, keys, codes, observed):
-    """The codes themselves, 0 where not observed."""
+  def latents(self, variables, keys, encoded, observed):
+    """See `HasLatents.latents`: standardised, 0 where not observed."""
     del variables, keys
-    return jnp.where(self.layout.expand(observed), codes, 0.0)
+    z = jnp.where(self.layout.expand(observed), encoded, 0.0)
+    return dict(zip(self.latent_dims, self.layout.split(z), strict=True))
 
-  def reconstruct(self, variables, keys, codes):
-    """See `MultimodalModel.reconstruct`."""
-    return self.decode(variables, keys, codes)
+  def reconstruct(self, variables, keys, encoded):
+    """See `Reconstructs.reconstruct`."""
+    return self._decode(variables, keys, encoded)
 
-  def num_evaluations(self, setup, num_given):
+  def densities(self, options):
+    """See `HasDensities.densities`."""
+    return densities.of_score_based(self, options)
+
+  def num_evaluations(self, sampling, num_given):
     """See `MultimodalModel.num_evaluations`; a gradient counts as one."""
     del num_given
-    chosen, sde = self.setups[setup], self.score.sde
+    chosen, sde = self.samplings[sampling], self.score.sde
     times = chosen.sampler.evaluation_times(sde, chosen.conditioning.resampling)
     total = num_evaluations(chosen.guidance, sde, times)
     return total + sum(self.refiner_sampler.num_evaluations for _ in self.refiners)
 
-  def sample_latents(self, variables, keys, codes, observed, setup):
-    """See `MultimodalModel.sample_latents`; what is observed comes back unchanged."""
-    z = codes
-    chosen, sde = self.setups[setup], self.score.sde
+  def sample(self, variables, keys, encoded, observed, sampling):
+    """See `MultimodalModel.sample`."""
+    z = self.sample_latents(variables, keys.latents, encoded, observed, sampling)
+    return self._decode(variables, keys.outputs, z)
+
+  def sample_latents(self, variables, keys, z, observed, sampling):
+    """Draws standardised latents [B, D]; observed ones come back unchanged."""
+    chosen, sde = self.samplings[sampling], self.score.sde
     conditioning = chosen.conditioning
     observed_dims = self.layout.expand(observed)
     start = sde.prior_std * row_normal(keys, _START, z.shape[1:])
@@ -148,7 +210,7 @@ class ScoreBasedModel:
         times = jnp.where(observed, 0.0, times)
       return self.energy.pair_energy(variables['energy'], current, times)
 
-    draw = Draw(
+    inputs = GuidanceInputs(
       observed=observed,
       observed_dims=observed_dims,
       keys=substream(keys, _GUIDANCE),
@@ -158,7 +220,7 @@ class ScoreBasedModel:
     )
     sampled = chosen.sampler(
       substream(keys, _STEPS),
-      guided_score(chosen.guidance, score_fn, draw, sde),
+      guided_score(chosen.guidance, score_fn, inputs, sde),
       start,
       sde=sde,
       hold=hold,
@@ -175,7 +237,7 @@ def encode_means(
   """Posterior means [B, d_m] of raw examples, one array per modality."""
   return [
     a.network.apply(
-      variables[a.modality.name], a.modality.kind.to_model(raw), method='encode'
+      variables[a.codec.name], a.codec.kind.to_model(raw), method='encode'
     ).mean
     for a, raw in zip(autoencoders, x, strict=True)
   ]

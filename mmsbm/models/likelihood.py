@@ -6,12 +6,13 @@ model of the joined, standardised latents, and of `models.joint_vae.JointModel`.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from mmsbm.diffusion.probability_flow import ProbabilityFlow
 from mmsbm.distributions import DiagGaussian
-from mmsbm.evaluators.probability_flow import ProbabilityFlow
 from mmsbm.infra.noise import row_normal, substream
 from mmsbm.latents import NOISY, OBSERVED
 
@@ -74,15 +75,15 @@ def vae_log_weights(
   Returns:
     [K, B]. Draws are decoded one after the other: memory does not grow with K.
   """
-  network, modality = autoencoder.network, autoencoder.modality
-  x = modality.kind.to_model(raw)
+  network, codec = autoencoder.network, autoencoder.codec
+  x = codec.kind.to_model(raw)
   posterior = network.apply(variables, x, method='encode')
   prior = posterior.prior_like(posterior.mean)
 
   def log_weight(number):
     z = _draw(posterior, keys, number)
     output = network.apply(variables, z, method='decode')
-    log_likelihood = modality.likelihood.log_prob(output, x)
+    log_likelihood = codec.likelihood.log_prob(output, x)
     return log_likelihood + prior.log_prob(z) - posterior.log_prob(z)
 
   return jax.lax.map(log_weight, jnp.arange(num_samples))
@@ -147,14 +148,14 @@ def joint_log_weight(
   means, stds = layout.split(stats['mean']), layout.split(stats['std'])
   parts, total = [], 0.0
   for i, autoencoder in enumerate(model.autoencoders):
-    network, modality = autoencoder.network, autoencoder.modality
-    own = variables['unimodal'][modality.name]
-    x = modality.kind.to_model(raw[i])
+    network, codec = autoencoder.network, autoencoder.codec
+    own = variables['unimodal'][codec.name]
+    x = codec.kind.to_model(raw[i])
     posterior = network.apply(own, x, method='encode')
     posterior = exchange_prior(posterior, means[i], stds[i])
     z = _draw(posterior, keys, i)
     output = network.apply(own, z, method='decode')
-    total += modality.likelihood.log_prob(output, x) - posterior.log_prob(z)
+    total += codec.likelihood.log_prob(output, x) - posterior.log_prob(z)
     parts.append(z)
   z = (layout.join(parts) - stats['mean']) / stats['std']
   observed = jnp.zeros((z.shape[0], layout.num_modalities), bool)
@@ -167,7 +168,7 @@ def joint_vae_log_weights(
   model,
   variables,
   keys: jax.Array,
-  codes: jax.Array,
+  encoded: Any,
   raw: tuple[jax.Array, ...],
   observed: jax.Array,
   num_samples: int,
@@ -188,7 +189,7 @@ def joint_vae_log_weights(
     model: a JointModel.
     variables: of the model.
     keys: typed keys [B].
-    codes: of the examples, [B, C].
+    encoded: moments of the examples, see `JointModel.encode`.
     raw: examples as files hold them, one array [B, *shape] per modality.
     observed: [B, M] bool.
     num_samples: K.
@@ -199,11 +200,11 @@ def joint_vae_log_weights(
   x = tuple(m.kind.to_model(a) for m, a in zip(model.modalities, raw, strict=True))
 
   def log_weights(number):
-    latents, ratio = model.draw(variables, substream(keys, number), codes, observed)
+    latents, ratio = model.draw(variables, substream(keys, number), encoded, observed)
     log_p = [
       m.likelihood.log_prob(output, a)
       for m, output, a in zip(
-        model.modalities, model.outputs(variables, latents), x, strict=True
+        model.codecs, model.outputs(variables, latents), x, strict=True
       )
     ]
     log_p = jnp.stack(log_p, axis=-1)

@@ -7,16 +7,17 @@ seconds but not the seconds of its processors, so both are measured.
 """
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmsbm.build import build
-from mmsbm.experiment import Experiment, parameter_count
+from mmsbm.config import Section
+from mmsbm.experiment import make_experiment
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.rng import row_keys
 from mmsbm.latents import NOISY
@@ -26,7 +27,7 @@ from mmsbm.samplers import SAMPLERS
 
 PyTree = Any
 
-# Of the config's sampler, at every number of modalities.
+# Steps of the config's sampler, at every number of modalities.
 NUM_STEPS = 20
 # At most so many calls, of which the fastest counts, and no further one after so long.
 _REPEATS = 5
@@ -35,7 +36,7 @@ _ENOUGH_SECONDS = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """Of one call of a compiled program.
+  """Cost of one call of a compiled program.
 
   Attributes:
     seconds: the fastest of several calls.
@@ -92,11 +93,13 @@ def _training_cost(training: Training, batch: PyTree) -> Cost:
   return measure(step, state, batch, donate=True)
 
 
-def _sampling_cost(experiment: Experiment, training: Training, batch: PyTree) -> Cost:
-  """Of drawing all modalities of a batch with the sampler of the config."""
-  spec = {**experiment.config['sampler'], 'num_steps': NUM_STEPS}
-  sampler = build(SAMPLERS, spec)
-  score, (size, num) = experiment.score, batch['present'].shape
+def _sampling_cost(
+  config: Mapping[str, Any], training: Training, batch: PyTree
+) -> Cost:
+  """Cost of drawing all modalities of a batch with the sampler of the config."""
+  spec = {**config['samplings']['default']['sampler'], 'num_steps': NUM_STEPS}
+  sampler = Section({'sampler': spec}).build('sampler', SAMPLERS)
+  score, (size, num) = training.learner, batch['present'].shape
 
   def draw(variables, key, z):
     def score_fn(z, t):
@@ -110,19 +113,39 @@ def _sampling_cost(experiment: Experiment, training: Training, batch: PyTree) ->
   return measure(draw, variables, jax.random.key(0), batch['z'])
 
 
-def network_spec(experiment: Experiment, name: str) -> dict[str, Any]:
-  """The config's network if it is the one named, else that one as it is by default."""
-  spec = experiment.config['score']['network']
+def replicated_config(config: Mapping[str, Any], num: int) -> dict[str, Any]:
+  """Returns a config with copies of the first modality, and without readers.
+
+  Args:
+    config: of a method with an autoencoder for each modality.
+    num: how many copies.
+  """
+  first = next(iter(config['modalities']))
+  names = [f'm{i}' for i in range(num)]
+  unimodal = dict(config['unimodal'])
+  unimodal['networks'] = dict.fromkeys(names, unimodal['networks'][first])
+  return {
+    **config,
+    'modalities': dict.fromkeys(names, config['modalities'][first]),
+    'unimodal': unimodal,
+    'readers': {},
+    'refiner': {},
+  }
+
+
+def network_spec(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """Returns the config's network if it is the one named, else that one by default."""
+  spec = config['score']['network']
   return dict(spec) if spec['name'] == name else {'name': name}
 
 
 def scaling(
-  experiment: Experiment, networks: Sequence[str], numbers: Sequence[int]
+  config: Mapping[str, Any], networks: Sequence[str], numbers: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
   """Rows of costs per example, and of what the last number costs over the first.
 
   Args:
-    experiment: gives the first modality, which all others copy, and the batch size.
+    config: gives the first modality, which all others copy, and the batch size.
     networks: names in SCORE_NETS.
     numbers: of modalities, 1 or more of them, in the order in which to measure them.
 
@@ -134,27 +157,22 @@ def scaling(
       raise UserError(f'--networks={name} is not one of {sorted(SCORE_NETS)}.')
   if not numbers or min(numbers) < 1:
     raise UserError(f'--num_modalities={list(numbers)} must be positive numbers.')
-  config = experiment.config
-  modality = next(iter(config['modalities'].values()))
   size = config['score']['batch_size']
   for name in networks:
     costs = []
     for num in numbers:
-      other = Experiment(
-        {
-          **config,
-          'modalities': {f'm{i}': modality for i in range(num)},
-          'score': {**config['score'], 'network': network_spec(experiment, name)},
-        },
-        experiment.workdir,
-      )
-      (training,) = other.trainings('score')
+      score = {**config['score'], 'network': network_spec(config, name)}
+      other = make_experiment(replicated_config({**config, 'score': score}, num), '.')
+      (step,) = (s for s in other.method.steps if s.name == other.method.main)
+      (training,) = step.trainings
       batch = {
-        'z': jax.random.normal(jax.random.key(0), (size, other.layout.total)),
+        'z': jax.random.normal(
+          jax.random.key(0), (size, training.learner.layout.total)
+        ),
         'present': jnp.ones((size, num), bool),
       }
       training_cost = _training_cost(training, batch)
-      sampling_cost = _sampling_cost(other, training, batch)
+      sampling_cost = _sampling_cost(config, training, batch)
       per_example = {
         key: value / size
         for key, value in _columns(training_cost, sampling_cost).items()
@@ -163,7 +181,7 @@ def scaling(
       yield {
         'network': name,
         'modalities': num,
-        'parameters': parameter_count(training, other.blank_example),
+        'parameters': _parameter_count(training, step.example),
         **per_example,
       }
     if len(numbers) > 1:
@@ -173,6 +191,11 @@ def scaling(
         'modalities': f'{numbers[-1]}/{numbers[0]}',
         **{key: last[key] / value for key, value in first.items()},
       }
+
+
+def _parameter_count(training: Training, example: PyTree) -> int:
+  shapes = jax.eval_shape(lambda: init_state(training, example).params)
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
 def _columns(training: Cost, sampling: Cost) -> dict[str, float]:

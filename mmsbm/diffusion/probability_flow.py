@@ -15,7 +15,7 @@ from mmsbm.infra.errors import UserError
 _REACH = (0.0, 0.5, 0.5, 1.0)
 _WEIGHT = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 
-# Of a row's key, apart from the streams of samplers and of posteriors.
+# Random stream of the divergence estimate.
 _PROBES = 0x9B0BE5
 
 # Directional derivatives at a time: memory grows with it, little else does.

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from mmsbm.build import nearest
-from mmsbm.experiment import Experiment, read_record
-from mmsbm.generate import Generator
+from mmsbm.config import nearest
+from mmsbm.experiment import make_experiment
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.rng import fold_in_name
+from mmsbm.ledger import DataIdentity
 from mmsbm.modalities import Modality
+from mmsbm.models.base import HasLatents
+from mmsbm.record import read_record
+from mmsbm.trained import Trained, load_trained
 
 Examples = Mapping[str, np.ndarray]
 
@@ -24,21 +27,21 @@ class Run:
     steps: checkpoint step of every learner.
   """
 
-  def __init__(self, experiment: Experiment):
-    self._experiment = experiment
-    self.config = experiment.config
-    variables, self.steps = experiment.restore()
-    self._generator = Generator(
-      experiment.model,
-      variables,
-      mesh=experiment.mesh,
-      chunk_size=self.config['evaluate']['chunk_size'],
-    )
+  def __init__(self, trained: Trained):
+    self._inference = trained.inference
+    self._model = trained.inference.model
+    self.config = trained.experiment.config
+    self.steps = dict(trained.steps)
 
   @property
   def modalities(self) -> tuple[str, ...]:
-    """Names, in the order of the latents."""
-    return self._experiment.names
+    """Names of the modalities, in their order."""
+    return tuple(m.name for m in self._model.modalities)
+
+  @property
+  def samplings(self) -> tuple[str, ...]:
+    """Names of the ways of sampling; the first is the default."""
+    return tuple(self._model.samplings)
 
   def _modality(self, name: str) -> Modality:
     if name not in self.modalities:
@@ -46,7 +49,7 @@ class Run:
         f'there is no modality {name!r}; they are {list(self.modalities)}.'
         + nearest(name, self.modalities)
       )
-    return self._experiment.modalities[self.modalities.index(name)]
+    return self._model.modalities[self.modalities.index(name)]
 
   def _check(self, given: Examples) -> dict[str, np.ndarray]:
     out = {}
@@ -66,7 +69,7 @@ class Run:
       np.broadcast_to(given[m.name], (num, *m.shape))
       if m.name in given
       else np.zeros((num, *m.shape), m.kind.dtype)
-      for m in self._experiment.modalities
+      for m in self._model.modalities
     )
 
   def sample(
@@ -76,7 +79,7 @@ class Run:
     seed: int = 0,
     *,
     observed: np.ndarray | None = None,
-    setup: str = 'default',
+    sampling: str = 'default',
   ) -> dict[str, np.ndarray]:
     """Draws all modalities given any of them.
 
@@ -87,24 +90,24 @@ class Run:
       seed: of the draw. Sample i depends on (seed, i) and on what it was given.
       observed: [num, M] bool: which of the given modalities each row may see;
         all of them by default.
-      setup: 'default' or a name in config.compare.
+      sampling: a name in config.samplings.
 
     Returns:
       {name: [num, *shape]} raw examples of every modality; observed ones come
       back as they were given.
 
     Raises:
-      UserError: unknown modality or setup, wrong shape, NaN.
+      UserError: unknown modality or sampling, wrong shape, NaN.
 
     Example:
       >>> run = mmsbm.load('runs/digits')                      # doctest: +SKIP
       >>> run.sample(given={'m0': image}, num=16)['m1'].shape  # doctest: +SKIP
       (16, 16, 16, 3)
     """
-    if setup not in self._experiment.setups:
+    if sampling not in self.samplings:
       raise UserError(
-        f'there is no setup {setup!r}; they are {list(self._experiment.setups)}.'
-        + nearest(setup, self._experiment.setups)
+        f'there is no sampling {sampling!r}; they are {list(self.samplings)}.'
+        + nearest(sampling, self.samplings)
       )
     if num is not None and num < 1:
       raise UserError(f'num is {num}; it must be positive.')
@@ -126,11 +129,13 @@ class Run:
         raise UserError(f'observed must be {mask.shape}, not {observed.shape}.')
       mask = mask & observed
     x = self._fill(given, num)
-    codes = self._generator.encode(x)
-    key = fold_in_name(jax.random.key(seed), 'sample')
-    z = self._generator.sample_latents(codes, mask, key=key, setup=setup)
+    drawn = self._inference.sample(
+      self._inference.encode(x),
+      mask,
+      key=fold_in_name(jax.random.key(seed), 'sample'),
+      sampling=sampling,
+    )
     out = {}
-    drawn = self._generator.decode(z, key=fold_in_name(key, 'decode'))
     for i, (name, value) in enumerate(zip(self.modalities, drawn, strict=True)):
       rows = mask[:, i].reshape(-1, *[1] * (value.ndim - 1))
       out[name] = np.where(rows, x[i], value).astype(value.dtype)
@@ -143,23 +148,27 @@ class Run:
     VAEs: 'shared', the mean of the posterior given all of them, and the private latents
     where the method has any.
     """
+    self._latent_dims()
     given = self._check(given)
     num = max([len(value) for value in given.values()], default=0)
     if any(len(value) != num for value in given.values()) or not num:
       raise UserError('encode needs the same number of examples of each modality.')
     shown = np.array([name in given for name in self.modalities])
-    z = self._generator.mean_latents(
-      self._generator.encode(self._fill(given, num)),
+    latents = self._inference.latents(
+      self._inference.encode(self._fill(given, num)),
       np.broadcast_to(shown, (num, len(shown))),
       key=jax.random.key(0),
     )
-    dims = self._generator.model.latent_dims
-    parts = np.split(z, np.cumsum([*dims.values()])[:-1], axis=1)
     return {
       name: part
-      for name, part in zip(dims, parts, strict=True)
+      for name, part in latents.items()
       if name in given or name not in self.modalities
     }
+
+  def _latent_dims(self) -> Mapping[str, int]:
+    if not isinstance(self._model, HasLatents):
+      raise UserError(f'the method {self.config["method"]!r} has no latents.')
+    return self._model.latent_dims
 
   def decode(self, z: Examples, seed: int = 0) -> dict[str, np.ndarray]:
     """Raw examples {name: [N, *shape]} of latents {name: [N, d]}; see `encode`.
@@ -167,14 +176,14 @@ class Run:
     Of score-based methods those of the modalities in z, of joint VAEs of all. Decoders
     that draw samples depend on the seed.
     """
-    dims = self._generator.model.latent_dims
+    dims = self._latent_dims()
     for name in z:
       if name not in dims:
         raise UserError(
           f'there is no latent {name!r}; they are {list(dims)}.' + nearest(name, dims)
         )
     num = max([len(np.atleast_2d(value)) for value in z.values()], default=0)
-    parts = []
+    latents = {}
     for name, dim in dims.items():
       part = np.zeros((num, dim), np.float32)
       if name in z:
@@ -184,10 +193,10 @@ class Run:
             f'latents of {name!r} must be {part.shape}, not {value.shape}.'
           )
         part = value
-      parts.append(part)
-    x = self._generator.decode(np.concatenate(parts, axis=1), key=jax.random.key(seed))
-    every = 'shared' in dims
-    return {n: v for n, v in zip(self.modalities, x, strict=True) if every or n in z}
+      latents[name] = part
+    x = self._inference.decode(latents, key=jax.random.key(seed))
+    shared = self._model.latents_are_shared
+    return {n: v for n, v in zip(self.modalities, x, strict=True) if shared or n in z}
 
 
 def load(workdir: str | os.PathLike) -> Run:
@@ -196,10 +205,7 @@ def load(workdir: str | os.PathLike) -> Run:
   Raises:
     UserError: the folder holds no run, an unfinished one, or one of another version.
   """
-  config = read_record(workdir)['config']
-  try:
-    return Run(Experiment(config, workdir))
-  except KeyError as e:
-    raise UserError(
-      f'{workdir} was made by another version of this program: its config has no {e}.'
-    ) from e
+  record = read_record(workdir)
+  data = DataIdentity(record['data_hash'], record['data_samples'])
+  experiment = make_experiment(record['config'], workdir, data=lambda: data)
+  return Run(load_trained(experiment, with_readers=False))

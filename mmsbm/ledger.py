@@ -1,0 +1,258 @@
+"""What the steps of a run are: their fingerprints, and whose folder has them.
+
+A fingerprint is a digest of what a step is (see `identity`), of seed and data, and of
+the fingerprints of all that it needs. It stands in steps/NAME.json in the folder, with
+all that it was made from, so that a difference can be named. A step is never taken for
+another one.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mmsbm import identity, train
+from mmsbm.config import Section, nearest
+from mmsbm.infra import checkpoints
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import write_atomic
+from mmsbm.methods.base import Stage, Step
+from mmsbm.record import read_record
+
+
+@dataclasses.dataclass(frozen=True)
+class DataIdentity:
+  """What data a step was made from.
+
+  Attributes:
+    content_hash: of the whole data set.
+    digests: of the first training examples of every modality. They tell whether runs
+      of different modalities mean the same by one name.
+  """
+
+  content_hash: str
+  digests: Mapping[str, str]
+
+  def fits(self, lender: Mapping[str, Any]) -> bool:
+    """Returns whether the recorded data of a lender are the same, or have these."""
+    theirs = lender['data_samples']
+    if theirs.keys() == self.digests.keys():
+      return lender['data_hash'] == self.content_hash
+    return all(theirs.get(name) == value for name, value in self.digests.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class Ledger:
+  """The identities of the steps of a run, its own and those that it borrows.
+
+  Attributes:
+    workdir: the run's folder.
+    steps: all steps, in the order in which they are made.
+    seed: of the run.
+    borrow: {step: folder of the run that has it}.
+    data: returns what data the steps are made from.
+  """
+
+  workdir: pathlib.Path
+  steps: Sequence[Step]
+  seed: int
+  borrow: Mapping[str, pathlib.Path]
+  data: Callable[[], DataIdentity]
+
+  def folder(self, step: str) -> pathlib.Path:
+    """Returns the run's folder that has a step."""
+    return self.borrow.get(step, self.workdir)
+
+  @functools.cached_property
+  def fingerprints(self) -> dict[str, str]:
+    """Digest of every step; of a borrowed one, that of the lender."""
+    out: dict[str, str] = {}
+    for step in self.steps:
+      if step.name in self.borrow:
+        out[step.name] = self._lender_card(step)['fingerprint']
+      else:
+        out[step.name] = identity.digest(self._card(step, out))
+    return out
+
+  def _card(self, step: Step, known: Mapping[str, str]) -> dict[str, Any]:
+    """Returns all that decides on a step."""
+    card = {
+      'format': identity.FORMAT,
+      'seed': self.seed,
+      'data': self.data().content_hash,
+      'spec': identity.spec_of(step),
+      'needs': {name: known[name] for name in step.needs},
+    }
+    return identity.plain_json(card)
+
+  def _path(self, step: str) -> pathlib.Path:
+    return self.folder(step) / 'steps' / f'{step}.json'
+
+  def _stored_card(self, step: str) -> dict[str, Any] | None:
+    path = self._path(step)
+    try:
+      return json.loads(path.read_text())
+    except FileNotFoundError:
+      return None
+    except (OSError, ValueError) as e:
+      raise UserError(f'{path} cannot be read: {e}.') from e
+
+  def _lender_card(self, step: Step) -> dict[str, Any]:
+    card = self._stored_card(step.name)
+    if card is None:
+      raise UserError(f'{self._place(step.name)} has no step {step.name!r}.')
+    return card
+
+  def _place(self, step: str) -> str:
+    return f'config.borrow.{step}={self.borrow[step]}'
+
+  def check_lenders(self) -> None:
+    """Compares borrowed steps with those of their runs; reads only.
+
+    Raises:
+      UserError: one is missing, not finished, or of another config or data.
+    """
+    for step in self.steps:
+      if step.name in self.borrow:
+        self._check_lender(step)
+
+  def _check_lender(self, step: Step) -> None:
+    place, folder = self._place(step.name), self.borrow[step.name]
+    record = read_record(folder)
+    if record['config'].get('borrow', {}).get(step.name):
+      raise UserError(
+        f'{place} has no {step.name!r} of its own: give the run that it uses, '
+        f'{record["config"]["borrow"][step.name]}.'
+      )
+    theirs, ours = self._lender_card(step), identity.plain_json(identity.spec_of(step))
+    for training in step.trainings if isinstance(step, Stage) else ():
+      old, new = theirs['spec'].get(training.name), ours[training.name]
+      if old is None:
+        raise UserError(f'{place} has no {training.name}.')
+      if getattr(training.learner, 'reads_each_alone', False):
+        old = identity.without_extra_modalities(old, new)
+      found = identity.differences(old, new, training.name)
+      if not found and not self.data().fits(record):
+        found = ['other data, or modalities in another order']
+      if found:
+        raise UserError(f'{place} was trained with another config: {found[0]}.')
+      if not train.finished(folder, training):
+        raise UserError(f'{place}: {training.name} is not fully trained there.')
+
+  def refuse_others(self) -> None:
+    """Compares the steps with those that the folder has; reads only.
+
+    A step without checkpoints binds nothing.
+
+    Raises:
+      UserError: the checkpoints in the folder are of another config or data.
+    """
+    for step in self.steps:
+      if not isinstance(step, Stage) or step.name in self.borrow:
+        continue
+      if not any(self._steps_of(t.name) for t in step.trainings):
+        continue
+      old = self._stored_card(step.name)
+      if old is None:
+        raise UserError(
+          f'{self.workdir} has checkpoints of {step.name!r}, but {self._path(step.name)} '
+          'is missing, which says what they are: choose another --workdir, or delete '
+          'that folder.'
+        )
+      new = self._card(step, self.fingerprints)
+      found = identity.differences(old['spec'], new['spec'])
+      if old['seed'] != new['seed']:
+        found.append(f'seed: {old["seed"]} -> {new["seed"]}')
+      if old['data'] != new['data']:
+        found.append('other data, or modalities in another order')
+      for name, fingerprint in new['needs'].items():
+        if not found and old['needs'].get(name) != fingerprint:
+          found.append(f'{step.name} was made from another {name!r}')
+      if old['format'] != new['format']:
+        found.append(f'format: {old["format"]} -> {new["format"]}')
+      if found:
+        self._refuse(found)
+
+  def _refuse(self, differences: Sequence[str]) -> None:
+    more = len(differences) - 3
+    raise UserError(
+      f'{self.workdir} was trained with another config ('
+      + '; '.join(differences[:3])
+      + (f'; and {more} more' if more > 0 else '')
+      + '): choose another --workdir, or delete that folder.'
+    )
+
+  def _steps_of(self, learner: str) -> tuple[int, ...]:
+    return checkpoints.all_steps(train.directory(self.workdir, learner))
+
+  def claim(self, step: Step) -> None:
+    """Writes down what a step is, before it is made."""
+    card = self._card(step, self.fingerprints)
+    card['fingerprint'] = self.fingerprints[step.name]
+    write_atomic(self._path(step.name), json.dumps(card, indent=1) + '\n')
+
+  def checkpoint_identity(self, steps: Mapping[str, int]) -> dict[str, str]:
+    """Returns what the result of every step depends on.
+
+    Args:
+      steps: the checkpoint step of every learner, which may not be fully trained.
+
+    Returns:
+      {step: fingerprint and checkpoint steps}.
+    """
+    out = {}
+    for step in self.steps:
+      names = [t.name for t in step.trainings] if isinstance(step, Stage) else []
+      numbers = ','.join(str(steps[name]) for name in names if name in steps)
+      out[step.name] = f'{self.fingerprints[step.name]}@{numbers}'
+    return out
+
+
+def find_lenders(
+  section: Section, steps: Sequence[Step], workdir: str | os.PathLike
+) -> dict[str, pathlib.Path]:
+  """Returns the folders of runs whose steps are used.
+
+  Args:
+    section: config.borrow, {step: folder, or nothing}. A relative folder begins here
+      or, if there is none, in the workdir: a folder of runs can then be moved.
+    steps: of this run.
+    workdir: of this run.
+  """
+  out, stages = {}, [step.name for step in steps if isinstance(step, Stage)]
+  for name, text in section.items():
+    if not text:
+      continue
+    if name not in stages:
+      raise UserError(
+        f'{section.place(name)}: this run has no such step; they are {stages}.'
+        + nearest(name, stages)
+      )
+    path = pathlib.Path(text).expanduser()
+    if not path.exists():
+      path = pathlib.Path(workdir, path)
+    if path.resolve() == pathlib.Path(workdir).resolve():
+      raise UserError(f'{section.place(name)} is the workdir itself; name another run.')
+    out[name] = path.absolute()
+  return out
+
+
+def names_to_train(c: Section, ledger: Ledger) -> tuple[str, ...]:
+  """Returns config.train_only, names of steps or learners, after a look at them."""
+  only = c['train_only']
+  only = tuple(filter(None, (only,) if isinstance(only, str) else only))
+  stages = [step for step in ledger.steps if isinstance(step, Stage)]
+  names = {step.name for step in ledger.steps}
+  names |= {training.name for step in stages for training in step.trainings}
+  for name in only:
+    if name not in names:
+      raise UserError(
+        f'config.train_only: there is no step or learner {name!r}; there are '
+        f'{sorted(names)}.' + nearest(name, names)
+      )
+  if only and all(name.split('/')[0] in ledger.borrow for name in only):
+    raise UserError('config.borrow leaves config.train_only nothing to train.')
+  return only

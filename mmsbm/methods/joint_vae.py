@@ -1,0 +1,214 @@
+"""Joint VAEs, Diff-MVAE among them: one latent for all modalities.
+
+Steps: joint [-> latents [-> score] [-> mixtures]].
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from mmsbm.config import Section, nearest
+from mmsbm.diffusion.guided_levels import DECODER_GUIDANCE, DecoderGuidance
+from mmsbm.distributions import POSTERIORS
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.rng import fold_in_name, row_keys
+from mmsbm.latents import LatentLayout
+from mmsbm.learners.codec import Codec, make_codecs
+from mmsbm.learners.joint_vae import JointVAE, dimension_weights
+from mmsbm.methods.base import (
+  Derived,
+  Inputs,
+  Method,
+  Stage,
+  make_training,
+  moments,
+  samplings,
+)
+from mmsbm.methods.latent_diffusion import check_finite, score_stage
+from mmsbm.methods.problem import Problem
+from mmsbm.methods.score_based import decoder_sampler
+from mmsbm.models.gaussian_mixture import fit_gaussian_mixture
+from mmsbm.models.joint_vae import JointModel
+from mmsbm.models.priors import PRIORS, LatentPrior
+from mmsbm.objectives import OBJECTIVES
+
+# Enough examples to fit a mixture.
+_MIXTURE_EXAMPLES = 10_000
+
+
+def make(c: Section, problem: Problem) -> Method:
+  """Makes the method from config.joint, score and samplings."""
+  learner = _learner(c.section('joint'), problem)
+  layout = LatentLayout((learner.shared_dim,))
+  joint = Stage(
+    name='joint',
+    trainings=(make_training(c.section('joint'), learner, problem.key),),
+    example=problem.blank,
+    source=problem.examples,
+  )
+  score = None
+  if c.get('score'):
+    section = c.section('score')
+    if section['paired_fraction'] != 1:
+      raise UserError(
+        'config.score.paired_fraction: the score model of a joint VAE sees one latent '
+        'for all modalities, and no pairs; set it to 1.'
+      )
+    score = score_stage(
+      section, layout, problem.key, arrays=('spread',), family=learner.family
+    )
+  score_model = score.trainings[0].learner if score else None
+  priors = {name: _prior(spec, score_model) for name, spec in samplings(c).items()}
+  has_diffusion = any(codec.diffusion for codec in learner.codecs)
+  model = JointModel(
+    learner=learner,
+    samplings=priors,
+    decoder_sampler=decoder_sampler(c) if has_diffusion else None,
+    decoder_guidance=_decoder_guidance(c, learner.codecs),
+  )
+  mixtures = _mixtures(priors, learner, problem)
+  steps: list[Stage | Derived] = [joint]
+  if score or mixtures:
+    steps.append(_latents(model, layout, problem))
+  steps += [step for step in (score, mixtures) if step]
+  return Method(steps=tuple(steps), model=model, main='joint')
+
+
+def _learner(section: Section, problem: Problem) -> JointVAE:
+  codecs = make_codecs(section, problem.modalities)
+  objective = section.build('objective', OBJECTIVES)
+  inside = getattr(objective, 'estimator', 'elbo') != 'elbo'
+  if inside and objective.num_samples > 1 and any(codec.diffusion for codec in codecs):
+    raise UserError(
+      f'{section.place("objective")}: estimator={objective.estimator!r} averages '
+      f'num_samples={objective.num_samples} draws inside the logarithm, where the '
+      "noise of a diffusion decoder's bound makes it no bound: use 'elbo', or one draw."
+    )
+  weights = section.section('likelihood_weights')
+  for name in weights:
+    if name not in problem.names:
+      raise UserError(
+        f'{weights.place(name)}: {name!r} is no modality; they are {problem.names}.'
+        + nearest(name, problem.names)
+      )
+  factors = (1.0,) * len(codecs)
+  if section['scale_likelihoods']:
+    factors = dimension_weights(codecs)
+  return JointVAE(
+    codecs=codecs,
+    objective=objective,
+    family=section.choice('family', objective.families),
+    private_dim=_private_dim(section, codecs),
+    weights=tuple(
+      factor * weights.get(name, 1.0)
+      for name, factor in zip(problem.names, factors, strict=True)
+    ),
+  )
+
+
+def _private_dim(section: Section, codecs: tuple[Codec, ...]) -> int:
+  """Returns the size of private latents after a look at all sizes."""
+  private, sizes = section['private_dim'], {codec.latent_dim for codec in codecs}
+  if len(sizes) > 1:
+    raise UserError(
+      f'{section.place("networks")}: a joint VAE has one latent for all modalities: '
+      f'their latent_dim must be the same, not {sorted(sizes)}.'
+    )
+  is_split = section.section('objective')['name'] == 'mmvaeplus'
+  if (private > 0) != is_split or not 0 <= private < min(sizes):
+    raise UserError(
+      f'{section.place("private_dim")}={private}: mmvaeplus needs a part of latent_dim='
+      f'{min(sizes)}, and only mmvaeplus has one.'
+    )
+  return private
+
+
+def _decoder_guidance(c: Section, codecs: tuple[Codec, ...]) -> DecoderGuidance | None:
+  """Returns the guidance of diffusion decoders, if any."""
+  if not c.get('decoder_guidance'):
+    return None
+  for codec in codecs:
+    if codec.diffusion and not codec.diffusion.drop_probability:
+      raise UserError(
+        'config.decoder_guidance needs decoders that were trained without latents too: '
+        f'config.joint.networks.{codec.name}.decoder.drop_probability must be positive.'
+      )
+  return c.build('decoder_guidance', DECODER_GUIDANCE)
+
+
+def _prior(section: Section, score) -> LatentPrior:
+  section.known(('prior',))
+  extra = {'score': score} if section.section('prior')['name'] == 'score' else {}
+  return section.build('prior', PRIORS, **extra)
+
+
+def _latents(model: JointModel, layout: LatentLayout, problem: Problem) -> Derived:
+  """Returns the step that encodes the training split to moments of q(z | example).
+
+  Where the posterior is a mixture they are those of one component, drawn once for each
+  example. 'spread' is the standard deviation, which 'std' counts in; 'present' [N, 1]
+  says whether an example has any modality.
+  """
+
+  def posterior(variables, key, rows, x, present):
+    variables = {'joint': variables}
+    encoded = model.encode(variables, x)
+    q = model.posterior(variables, row_keys(key, rows), encoded, present)
+    return q.mean, jnp.exp(0.5 * q.log_var)
+
+  def compute(inputs: Inputs):
+    key = fold_in_name(problem.key, 'latents')
+    z, spread = problem.map_train(posterior, inputs['joint'], key)
+    present = problem.present.any(1)[:, None]
+    z = check_finite(np.where(present, z, 0.0).astype(np.float32))
+    mean, std = moments(z, present, spread)
+    return {'z': z, 'spread': spread, 'mean': mean, 'std': std, 'present': present}
+
+  zeros = np.zeros(layout.total, np.float32)
+  return Derived(
+    name='latents',
+    needs=('joint',),
+    compute=compute,
+    example={'mean': zeros, 'std': zeros},
+  )
+
+
+def _mixtures(priors, learner: JointVAE, problem: Problem) -> Derived | None:
+  """Returns the step that fits mixtures to draws of z, if a sampling needs one."""
+  sizes = {p.key: p.num_components for p in priors.values() if 'mixtures' in p.needs}
+  if not sizes:
+    return None
+
+  def check():
+    usable = min(int(problem.present.any(1).sum()), _MIXTURE_EXAMPLES)
+    if max(sizes.values()) > usable:
+      raise UserError(
+        f'config.samplings: num_components={max(sizes.values())} cannot be fitted to '
+        f'{usable} examples.'
+      )
+
+  def compute(inputs: Inputs):
+    stored = inputs['latents']
+    rng = np.random.default_rng(problem.seed)
+    rows = rng.permutation(np.flatnonzero(stored['present']))[:_MIXTURE_EXAMPLES]
+    log_var = 2 * np.log(stored['spread'][rows])
+    q = POSTERIORS[learner.family](stored['z'][rows], log_var)
+    z = np.asarray(q.sample(fold_in_name(problem.key, 'mixture')))
+    return {
+      key: fit_gaussian_mixture(z, number, problem.seed)
+      for key, number in sizes.items()
+    }
+
+  d = learner.shared_dim
+  return Derived(
+    name='mixtures',
+    needs=('latents',),
+    compute=compute,
+    example={key: _blank_mixture(number, d) for key, number in sizes.items()},
+    spec={'num_components': sorted(sizes.values())},
+    check=check,
+  )
+
+
+def _blank_mixture(k: int, d: int) -> dict[str, np.ndarray]:
+  shapes = {'log_weights': (k,), 'mean': (k, d), 'scale': (k, d, d)}
+  return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}

@@ -1,0 +1,97 @@
+"""The stage that both families share: a score model of standardised latents."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmsbm.config import Section
+from mmsbm.diffusion.process import make_diffusion
+from mmsbm.infra.errors import UserError
+from mmsbm.latents import LatentLayout
+from mmsbm.learners.latent_score import LatentScore
+from mmsbm.methods.base import Inputs, Stage, make_training, no_check
+from mmsbm.nn.score_nets import SCORE_NETS
+
+
+def score_stage(
+  section: Section,
+  layout: LatentLayout,
+  key: jax.Array,
+  *,
+  arrays: tuple[str, ...] = (),
+  family: str = 'normal',
+  source: Callable[[Inputs], Any] | None = None,
+  check: Callable[[], None] = no_check,
+) -> Stage:
+  """Returns the stage 'score', which learns what the step 'latents' holds.
+
+  Args:
+    section: config.score.
+    layout: where the modalities lie in a latent.
+    key: of the run.
+    arrays: names of what a batch has beside z and present.
+    family: of latents that are distributions, see `LatentScore`.
+    source: see `Stage`; `standardised` by default.
+    check: see `Stage`.
+  """
+  learner = LatentScore(
+    network=section.build('network', SCORE_NETS, dims=layout.dims),
+    layout=layout,
+    diffusion=make_diffusion(section),
+    condition_probability=section.share('condition_probability'),
+    drop_probability=section.share('drop_probability'),
+    loss_scaling=section['loss_scaling'],
+    family=family,
+  )
+  if knows_one_time(section) and learner.condition_probability > 0:
+    raise UserError(
+      "the score network 'unet' knows one time for all modalities: set "
+      f'{section.place("condition_probability")}=0 and another conditioning, e.g. '
+      "'noised'."
+    )
+  return Stage(
+    name='score',
+    trainings=(make_training(section, learner, key),),
+    example=latent_example(layout, *arrays),
+    needs=('latents',),
+    source=source or standardised,
+    check=check,
+  )
+
+
+def knows_one_time(section: Section) -> bool:
+  """Returns whether the score network is told one time for all modalities."""
+  return section.section('network')['name'] == 'unet'
+
+
+def latent_example(layout: LatentLayout, *arrays: str) -> dict[str, np.ndarray]:
+  """Returns a blank batch of one row, with further arrays of the shape of z."""
+  z = np.zeros((1, layout.total), np.float32)
+  out = {'z': z, 'present': np.ones((1, layout.num_modalities), bool)}
+  return out | dict.fromkeys(arrays, z)
+
+
+def standardised(inputs: Inputs) -> dict[str, np.ndarray]:
+  """Returns latents of the training split with zero mean and unit variance.
+
+  What a step 'latents' stores beside them, 'spread' and 'present', is kept.
+  """
+  stored = inputs['latents']
+  out = {'z': (stored['z'] - stored['mean']) / stored['std']}
+  if 'spread' in stored:
+    out['spread'] = stored['spread'] / stored['std']
+  if 'present' in stored:
+    out['present'] = stored['present']
+  return out
+
+
+def check_finite(z: np.ndarray) -> np.ndarray:
+  """Returns the latents, or raises UserError if one of them is not finite."""
+  if not np.isfinite(z).all():
+    raise UserError(
+      'the encoders give latents that are not finite: train them with a lower learning '
+      'rate, or look for extreme values in the data.'
+    )
+  return z

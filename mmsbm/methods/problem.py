@@ -1,0 +1,86 @@
+"""What a method is asked to do: modalities and examples of them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmsbm.data.dataset import MultimodalDataset
+from mmsbm.data.loader import padded_chunks
+from mmsbm.modalities import Modality
+
+# Fixed, so that latents do not depend on the config.
+_ENCODE_CHUNK = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """Modalities, examples of them, and the randomness of the run.
+
+  Attributes:
+    modalities: the records.
+    open_dataset: prepares or opens the data. A trained run is loaded without them, so
+      recipes do not look at data; checks and sources of steps do.
+    seed: of the run.
+  """
+
+  modalities: tuple[Modality, ...]
+  open_dataset: Callable[[], MultimodalDataset]
+  seed: int
+
+  @functools.cached_property
+  def dataset(self) -> MultimodalDataset:
+    return self.open_dataset()
+
+  @functools.cached_property
+  def key(self) -> jax.Array:
+    """The key of the run."""
+    return jax.random.key(self.seed)
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    return tuple(m.name for m in self.modalities)
+
+  @property
+  def present(self) -> np.ndarray:
+    """[N, M] bool: which training example has which modality."""
+    return np.asarray(self.dataset.splits['train'].present)
+
+  @property
+  def blank(self) -> dict[str, Any]:
+    """A batch of one example without content and annotations."""
+    return {
+      'x': {m.name: np.zeros((1, *m.shape), m.kind.dtype) for m in self.modalities},
+      'present': np.ones((1, len(self.modalities)), bool),
+      'annotations': {},
+    }
+
+  def examples(self, inputs: Any = None) -> dict[str, Any]:
+    """Returns the training split as the tree that batches are drawn from."""
+    del inputs
+    part = self.dataset.splits['train']
+    return {
+      'x': dict(part.arrays),
+      'present': part.present,
+      'annotations': dict(part.annotations),
+    }
+
+  def map_train(self, fn: Callable, *args: Any) -> Any:
+    """Applies fn(*args, rows, x, present) to all training examples, chunk by chunk.
+
+    Args:
+      fn: returns a tree of arrays [B, ...].
+      *args: passed on, e.g. variables.
+
+    Returns:
+      The tree with arrays [N, ...].
+    """
+    part, run, out = self.dataset.splits['train'], jax.jit(fn), []
+    for indices, mask in padded_chunks(len(part), _ENCODE_CHUNK):
+      x = tuple(np.asarray(part.arrays[name][indices]) for name in self.names)
+      chunk = jax.device_get(run(*args, indices, x, np.asarray(part.present[indices])))
+      out.append(jax.tree.map(lambda a, mask=mask: a[mask], chunk))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *out)

@@ -1,0 +1,267 @@
+"""SBM-VAE, SBM-RAE, MLD: an autoencoder for each modality, a score model of all latents.
+
+Steps: unimodal -> latents -> score [-> energy] [-> refiner].
+
+arXiv 2305.15708; multi-modal latent diffusion, arXiv 2306.04445, is the same with
+plain autoencoders and the training and the sampler of its own config.
+"""
+
+import functools
+
+import numpy as np
+
+from mmsbm.config import Section, nearest
+from mmsbm.diffusion.losses import TIME_SAMPLING
+from mmsbm.guidance import GUIDANCE, Guidance
+from mmsbm.infra.errors import UserError
+from mmsbm.latents import LatentLayout
+from mmsbm.learners.autoencoder import AUTOENCODERS, UnimodalAutoencoder
+from mmsbm.learners.codec import make_codecs
+from mmsbm.learners.energy import LatentEnergy
+from mmsbm.learners.latent_score import LatentScore
+from mmsbm.learners.refiner import Refiner, make_refiner
+from mmsbm.methods.base import (
+  Derived,
+  Inputs,
+  Method,
+  Stage,
+  make_training,
+  moments,
+  samplings,
+)
+from mmsbm.methods.latent_diffusion import (
+  check_finite,
+  knows_one_time,
+  latent_example,
+  score_stage,
+  standardised,
+)
+from mmsbm.methods.problem import Problem
+from mmsbm.models.score_based import ScoreBasedModel, ScoreSampling, encode_means
+from mmsbm.nn.energy_nets import ENERGY_NETS
+from mmsbm.samplers import CONDITIONING, SAMPLERS
+
+
+def make(c: Section, problem: Problem) -> Method:
+  """Makes the method from config.unimodal, score, energy, refiner and samplings."""
+  unimodal = _unimodal(c.section('unimodal'), problem)
+  autoencoders = tuple(t.learner for t in unimodal.trainings)
+  layout = LatentLayout(tuple(a.codec.latent_dim for a in autoencoders))
+  section = c.section('score')
+  latents = _latents(section, autoencoders, layout, problem)
+  score = score_stage(
+    section,
+    layout,
+    problem.key,
+    source=functools.partial(_pairs, section, problem),
+    check=functools.partial(_check_pairs, section, problem),
+  )
+  score_model, steps = score.trainings[0].learner, [unimodal, latents, score]
+  energy, refiners = None, ()
+  if c.get('energy'):
+    steps.append(_energy(c.section('energy'), score_model, section, problem))
+    energy = steps[-1].trainings[0].learner
+  if c.get('refiner'):
+    steps.append(_refiner(c, autoencoders, problem))
+    refiners = tuple(t.learner for t in steps[-1].trainings)
+  model = ScoreBasedModel(
+    autoencoders=autoencoders,
+    score=score_model,
+    samplings={
+      name: _sampling(spec, score_model, energy) for name, spec in samplings(c).items()
+    },
+    energy=energy,
+    refiners=refiners,
+    refiner_sampler=decoder_sampler(c) if refiners else None,
+  )
+  return Method(steps=tuple(steps), model=model, main='score')
+
+
+def decoder_sampler(c: Section):
+  """Returns the sampler of diffusion decoders and refiners."""
+  sampler = c.build('decoder_sampler', SAMPLERS)
+  if getattr(sampler, 'batch_norms', False):
+    raise UserError(
+      'config.decoder_sampler.batch_norms: decoded examples would depend on each '
+      'other; set it to False.'
+    )
+  return sampler
+
+
+def _unimodal(section: Section, problem: Problem) -> Stage:
+  codecs = make_codecs(section, problem.modalities)
+  for codec in codecs:
+    if codec.diffusion:
+      raise UserError(
+        f'{section.place("networks")}.{codec.name}.decoder: an autoencoder of one '
+        "modality has no 'diffusion' decoder; a joint VAE may have."
+      )
+  learners = [
+    section.build('autoencoder', AUTOENCODERS, codec=codec, index=i)
+    for i, codec in enumerate(codecs)
+  ]
+  return Stage(
+    name='unimodal',
+    trainings=tuple(make_training(section, a, problem.key) for a in learners),
+    example=problem.blank,
+    source=problem.examples,
+  )
+
+
+def _latents(
+  section: Section,
+  autoencoders: tuple[UnimodalAutoencoder, ...],
+  layout: LatentLayout,
+  problem: Problem,
+) -> Derived:
+  """Returns the step that encodes the training split to posterior means."""
+
+  def encode(variables, rows, x, present):
+    del rows, present
+    return layout.join(encode_means(autoencoders, variables, x))
+
+  def compute(inputs: Inputs):
+    z = problem.map_train(encode, inputs['unimodal'])
+    known = problem.present[:, layout.modality_of_dim]
+    z = check_finite(np.where(known, z, 0.0).astype(np.float32))
+    mean, std = moments(z, known)
+    if not section['standardise']:
+      mean, std = np.zeros_like(mean), np.ones_like(std)
+    return {'z': z, 'mean': mean, 'std': std}
+
+  zeros = np.zeros(layout.total, np.float32)
+  return Derived(
+    name='latents',
+    needs=('unimodal',),
+    compute=compute,
+    example={'mean': zeros, 'std': zeros},
+    spec={} if section['standardise'] else {'standardise': False},
+  )
+
+
+def _check_pairs(section: Section, problem: Problem) -> None:
+  """Refuses a share of paired tuples, or a network, that the data do not allow."""
+  present, fraction = problem.present, section['paired_fraction']
+  if not (fraction <= 1 and round(fraction * len(present)) > 0):
+    raise UserError(
+      f'{section.place("paired_fraction")}={fraction} must leave some of '
+      f'{len(present)} tuples paired, and be at most 1.'
+    )
+  holes = not present.all() or (fraction < 1 and section['use_unpaired'])
+  if knows_one_time(section) and holes:
+    raise UserError("the score network 'unet' cannot learn from missing modalities.")
+
+
+def _pairs(section: Section, problem: Problem, inputs: Inputs) -> dict[str, np.ndarray]:
+  """Returns standardised latents, and which of them are known to belong together.
+
+  With config.score.paired_fraction below 1 the pairing of the other tuples is hidden.
+  Tuples whose pairing is known are repeated until they are half of all, or the little
+  that they say would drown in examples of single modalities.
+  """
+  z, present = standardised(inputs)['z'], problem.present
+  fraction = section['paired_fraction']
+  if fraction == 1:
+    return {'z': z, 'present': present}
+  order = np.random.default_rng(problem.seed).permutation(len(z))
+  paired, unpaired = np.split(order, [round(fraction * len(z))])
+  if section['use_unpaired']:
+    paired = np.resize(paired, max(len(paired), len(unpaired)))
+  else:
+    unpaired = unpaired[:0]
+  rows = np.concatenate([paired, unpaired])
+  return {
+    'z': z[rows],
+    'present': present[rows],
+    'paired': np.arange(len(rows)) < len(paired),
+  }
+
+
+def _energy(
+  section: Section, score: LatentScore, pairs: Section, problem: Problem
+) -> Stage:
+  numbers = ('clean_probability', 'group_size', 'false_negative_rate')
+  try:
+    energy = LatentEnergy(
+      network=section.build('network', ENERGY_NETS, dims=score.layout.dims),
+      layout=score.layout,
+      sde=score.sde,
+      times=section.build('times', TIME_SAMPLING),
+      **{name: section[name] for name in numbers},
+    )
+    energy.num_groups(section['batch_size'])  # refuses a size that cannot be cut
+  except UserError as e:
+    raise section.error(e) from e
+  return Stage(
+    name='energy',
+    trainings=(make_training(section, energy, problem.key),),
+    example=latent_example(score.layout),
+    needs=('latents',),
+    source=functools.partial(_pairs, pairs, problem),
+  )
+
+
+def _refiner(
+  c: Section, autoencoders: tuple[UnimodalAutoencoder, ...], problem: Problem
+) -> Stage:
+  section, decoders = c.section('refiner'), c.section('refiner').section('decoders')
+  if not decoders:
+    raise UserError(f'{decoders.place("")} is empty: it names what is to be refined.')
+  if c.get('decoder_guidance'):
+    raise UserError('config.decoder_guidance: refiners are not guided; leave it empty.')
+  for name in decoders:
+    if name not in problem.names:
+      raise UserError(
+        f'{decoders.place(name)}: {name!r} is no modality; they are {problem.names}.'
+        + nearest(name, problem.names)
+      )
+  refiners: list[Refiner] = [
+    make_refiner(decoders.section(a.codec.name), a)
+    for a in autoencoders
+    if a.codec.name in decoders
+  ]
+  return Stage(
+    name='refiner',
+    trainings=tuple(make_training(section, r, problem.key) for r in refiners),
+    example=problem.blank,
+    needs=('unimodal',),
+    source=problem.examples,
+    frozen=lambda inputs: inputs['unimodal'],
+  )
+
+
+def _sampling(
+  section: Section, score: LatentScore, energy: LatentEnergy | None
+) -> ScoreSampling:
+  section.known(('sampler', 'conditioning', 'guidance'))
+  spec = section.section('guidance')
+  guidance: tuple[Guidance, ...]
+  # One of a `name`, or several under names of their own, where {} leaves one out.
+  if 'name' in spec:
+    guidance = (spec.make(GUIDANCE),)
+  else:
+    guidance = tuple(part.make(GUIDANCE) for _, part in spec.sections() if part)
+  sees_observed = score.condition_probability > 0
+  if section.section('conditioning')['name'] == 'time_zero' and not sees_observed:
+    raise UserError(
+      f"{section.place('conditioning')}: 'time_zero' needs a network that has seen "
+      'observed modalities: config.score.condition_probability must be positive.'
+    )
+  for term in guidance:
+    # Only rows that would show something drop it.
+    if term.needs == 'dropped' and not (sees_observed and score.drop_probability > 0):
+      raise UserError(
+        f"{section.place('guidance')}: 'classifier_free' needs a network that has seen "
+        'modalities left out: config.score.drop_probability and condition_probability '
+        'must be positive.'
+      )
+    if term.needs == 'energy' and energy is None:
+      raise UserError(
+        f"{section.place('guidance')}: 'energy' needs a trained energy: a section "
+        'config.energy, see `energy` in mmsbm/configs.'
+      )
+  return ScoreSampling(
+    sampler=section.build('sampler', SAMPLERS),
+    conditioning=section.build('conditioning', CONDITIONING),
+    guidance=guidance,
+  )

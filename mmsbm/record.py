@@ -1,0 +1,151 @@
+"""The record of a run, run.json, and the lock on its folder."""
+
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import write_atomic
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
+  """Returns the contents of run.json.
+
+  Raises:
+    UserError: it is missing, damaged, or of an older version of the program.
+  """
+  path = pathlib.Path(workdir, 'run.json')
+  try:
+    record = json.loads(path.read_text())
+  except FileNotFoundError as e:
+    raise UserError(f'{path} does not exist: {str(workdir)!r} is not a run.') from e
+  except (OSError, ValueError) as e:
+    raise UserError(f'{path} cannot be read: {e}.') from e
+  if not isinstance(record, dict) or not isinstance(record.get('config'), dict):
+    raise UserError(f'{path} is not the record of a run: it has no config.')
+  if 'samplings' not in record['config']:
+    raise UserError(
+      f'{workdir} was made by an older version of this program: '
+      f'`python -m mmsbm.tools.convert_run {workdir}` brings it up to date.'
+    )
+  return record
+
+
+def _git_commit() -> str | None:
+  folder = os.path.dirname(os.path.abspath(__file__))
+  try:
+    out = subprocess.run(
+      ['git', '-C', folder, 'rev-parse', 'HEAD'],
+      capture_output=True,
+      text=True,
+      timeout=10,
+      check=True,
+    )
+    return out.stdout.strip()
+  except (OSError, subprocess.SubprocessError):
+    return None
+
+
+@contextlib.contextmanager
+def lock(workdir: str | os.PathLike, only: Sequence[str] = ()) -> Iterator[None]:
+  """Keeps two processes from writing the same checkpoints.
+
+  Args:
+    workdir: made if it is not there.
+    only: names of what is trained; processes of different ones share the folder.
+
+  Raises:
+    UserError: the folder cannot be written, or another process is at work.
+  """
+  part = re.sub(r'[^\w.-]', '_', '-'.join(only))
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+      names = ('.lock', f'.lock-{part}') if part else ('.lock',)
+      files = [stack.enter_context(open(os.path.join(workdir, n), 'w')) for n in names]
+      stack.pop_all()
+  except OSError as e:
+    raise UserError(
+      f'--workdir={workdir} cannot be written ({e.strerror}): choose another folder.'
+    ) from e
+  with contextlib.ExitStack() as stack:
+    for f in files:
+      stack.enter_context(f)
+      shared = part and f is files[0]
+      try:
+        fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+      except OSError as e:
+        raise UserError(
+          f'another process is working in {workdir}: wait for it or stop it.'
+        ) from e
+    yield
+
+
+class Record:
+  """What was run, with what, and how long it took.
+
+  Nothing is written before `save`: a command that is refused leaves no trace.
+
+  Attributes:
+    data: the contents of run.json.
+  """
+
+  def __init__(self, workdir: str | os.PathLike):
+    self._path = os.path.join(workdir, 'run.json')
+    self.data: dict[str, Any] = {'timings': {}, 'parameters': {}, 'history': []}
+    if os.path.exists(self._path):
+      self.data |= read_record(workdir)
+
+  def add_call(
+    self, config: Mapping[str, Any], mode: str, argv: Sequence[str], devices: list[str]
+  ) -> None:
+    """Notes a command."""
+    call = {
+      'command': shlex.join(['python', '-m', 'mmsbm.main', *argv[1:]]),
+      'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+      'versions': {
+        'python': platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+      },
+      'devices': devices,
+      'num_cpus': os.cpu_count(),
+      'git_commit': _git_commit(),
+    }
+    self.data['history'] = [*self.data['history'], call]
+    # A report describes what was run, and changes nothing of it.
+    if mode != 'report':
+      self.data |= {'config': config, 'seed': config['seed']}
+    # What trained it stays at the top, wherever it is evaluated later.
+    if mode in ('run', 'train') or 'command' not in self.data:
+      self.data |= call
+
+  def add_seconds(self, name: str, seconds: float) -> None:
+    """Adds to the time that earlier calls took."""
+    timings = self.data['timings']
+    timings[name] = round(timings.get(name, 0.0) + seconds, 2)
+
+  def save(self) -> None:
+    write_atomic(self._path, json.dumps(self.data, indent=1) + '\n')
+
+  @contextlib.contextmanager
+  def timed(self, name: str) -> Iterator[None]:
+    """Adds the seconds of the body, and saves."""
+    start = time.monotonic()
+    try:
+      yield
+    finally:
+      self.add_seconds(name, time.monotonic() - start)
+      self.save()

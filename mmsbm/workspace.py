@@ -1,0 +1,199 @@
+"""Makes and loads the steps of a run; none of them is made twice.
+
+checkpoints/NAME/STEP/   checkpoints of every learner
+steps/NAME.json          what a step is, see `ledger`
+latents.npz, ...         arrays of derived steps, with their fingerprint in them
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmsbm import train
+from mmsbm.infra import checkpoints
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import atomic_path
+from mmsbm.ledger import Ledger
+from mmsbm.methods.base import Derived, Stage, Step
+
+PyTree = Any
+
+# What NumPy raises for an .npz that is absent, torn or something else.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+  """The results of steps, on disk.
+
+  Attributes:
+    ledger: what the steps are, and where.
+    mesh: devices.
+    options: of the training loop.
+    device_memory_gb: training sets up to this size are copied to the devices.
+  """
+
+  ledger: Ledger
+  mesh: jax.sharding.Mesh
+  options: train.LoopOptions
+  device_memory_gb: float
+
+  @property
+  def steps(self) -> Sequence[Step]:
+    return self.ledger.steps
+
+  def make(
+    self,
+    only: Sequence[str] = (),
+    timed: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    begin: Callable[[Sequence[Any]], None] = lambda trainings: None,
+  ) -> None:
+    """Makes all steps that are not made yet.
+
+    Args:
+      only: names of steps or learners: others are left out.
+      timed: a context for each training, given its name.
+      begin: called with the trainings that are about to start.
+    """
+    results: dict[str, PyTree] = {}
+
+    def inputs_of(step: Step) -> dict[str, PyTree]:
+      return {name: results[name] for name in step.needs}
+
+    needed = {name for step in self.steps for name in step.needs}
+    for step in self.steps:
+      if isinstance(step, Derived):
+        if not only or step.name in only:
+          results[step.name] = self._derived(step, inputs_of(step))
+        continue
+      chosen = [t for t in step.trainings if _chosen(t.name, step.name, only)]
+      todo = [t for t in chosen if not train.finished(self.ledger.folder(step.name), t)]
+      if todo:
+        begin(todo)
+        self.ledger.claim(step)
+        with timed(f'train {step.name}'):
+          self._train(step, todo, inputs_of(step))
+      if step.name in needed and len(chosen) == len(step.trainings):
+        results[step.name], _ = self._restore(step)
+
+  def _train(self, step: Stage, todo, inputs: Mapping[str, PyTree]) -> None:
+    arrays = step.source(inputs)
+    size = sum(a.nbytes for a in jax.tree.leaves(arrays))
+    limit = self.device_memory_gb * 2**30
+    name = hashlib.sha1(step.name.encode()).digest()
+    source = train.Source(
+      arrays=arrays,
+      size=len(jax.tree.leaves(arrays)[0]),
+      seed=(self.ledger.seed << 32) + int.from_bytes(name[:4], 'big'),
+      resident=size <= limit,
+      block_bytes=limit / 4,
+    )
+    groups: dict[tuple[int, int], list] = {}
+    for training in todo:
+      groups.setdefault((training.num_steps, training.batch_size), []).append(training)
+    for group in groups.values():
+      train.train_group(
+        group,
+        source,
+        workdir=self.ledger.workdir,
+        options=self.options,
+        mesh=self.mesh,
+        frozen=step.frozen(inputs),
+      )
+
+  def _restore(self, step: Stage) -> tuple[PyTree, dict[str, int]]:
+    """Returns the variables of a stage, and the checkpoint step of each learner."""
+    variables, steps = {}, {}
+    for training in step.trainings:
+      variables[training.name], steps[training.name] = train.load_variables(
+        self.ledger.folder(step.name), training, step.example, self.mesh
+      )
+    return step.collect(variables), steps
+
+  def _derived(self, step: Derived, inputs: Mapping[str, PyTree]) -> PyTree:
+    """Returns the arrays of a derived step, which are made if they are not there."""
+    stored = self._stored_arrays(step)
+    if stored is not None:
+      return stored
+    arrays = dict(step.compute(inputs))
+    path = self.ledger.workdir / f'{step.name}.npz'
+    flat = {
+      '/'.join(k.key for k in keys): np.asarray(value)
+      for keys, value in jax.tree.leaves_with_path(arrays)
+    }
+    with atomic_path(path) as temporary, open(temporary, 'wb') as f:
+      np.savez(f, fingerprint=np.array(self.ledger.fingerprints[step.name]), **flat)
+    return arrays
+
+  def _stored_arrays(self, step: Derived) -> PyTree | None:
+    """Returns the arrays on disk; None if they are absent, torn or of another step."""
+    try:
+      # NumPy leaves a file open that turns out to be no archive.
+      with (
+        open(self.ledger.workdir / f'{step.name}.npz', 'rb') as f,
+        np.load(f) as stored,
+      ):
+        if str(stored['fingerprint']) != self.ledger.fingerprints[step.name]:
+          return None
+        out: dict[str, Any] = {}
+        for key in stored.files:
+          *folders, last = key.split('/')
+          functools.reduce(lambda d, k: d.setdefault(k, {}), folders, out)[last] = (
+            stored[key]
+          )
+    except UNREADABLE:
+      return None
+    del out['fingerprint']
+    return out
+
+  def load(self, without: Iterable[str] = ()) -> tuple[dict[str, PyTree], dict]:
+    """Returns the results of all steps as the model sees them.
+
+    Args:
+      without: names of steps that are not asked for.
+
+    Returns:
+      {step: result}, and {learner: checkpoint step}.
+
+    Raises:
+      UserError: something is not trained, missing or damaged.
+    """
+    variables, steps = {}, {}
+    for step in self.steps:
+      if step.name in without:
+        continue
+      if isinstance(step, Stage):
+        variables[step.name], learners = self._restore(step)
+        steps |= learners
+        continue
+      stored = self._stored_arrays(step)
+      if stored is None:
+        raise UserError(
+          f'{self.ledger.workdir / step.name}.npz is missing or damaged, or from other '
+          'checkpoints: run --mode=train once more.'
+        )
+      variables[step.name] = {key: stored[key] for key in step.example}
+    return variables, steps
+
+  def check_trained(self) -> None:
+    """Raises UserError if a learner has no checkpoint at all."""
+    for step in self.steps:
+      for training in step.trainings if isinstance(step, Stage) else ():
+        folder = self.ledger.folder(step.name)
+        if checkpoints.latest_step(train.directory(folder, training.name)) is None:
+          raise UserError(
+            f'there is no checkpoint of {training.name} in {folder}: --mode=train makes '
+            f'it; or leave the section config.{step.name} out.'
+          )
+
+
+def _chosen(learner: str, step: str, only: Sequence[str]) -> bool:
+  return not only or learner in only or step in only
