@@ -1,7 +1,7 @@
 """Datasets by name.
 
-A builder takes the modalities' names, the folder of prepared datasets and the
-keyword arguments that stand in `config.data`, and returns a `MultimodalDataset`.
+A builder takes the modalities, the folder of prepared datasets and the keyword
+arguments that stand in `config.data`, and returns a `MultimodalDataset`.
 """
 
 from mmsbm.data import arrays, digits, polymnist

@@ -13,40 +13,46 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from mmsbm.data import dataset, digits
+from mmsbm.data import digits, store
+from mmsbm.data.dataset import CLASS, SPLITS, MultimodalDataset, check_count
 from mmsbm.infra import files as files_lib
 from mmsbm.infra.errors import UserError
+from mmsbm.modalities.base import Modality, check_name
 
 _VERSION = 1
 _BLOCK_BYTES = 1 << 24
 
 
 def build(
-  modalities: Sequence[str],
+  modalities: Sequence[Modality],
   cache_dir: str,
   *,
   files: Mapping[str, str] | str = '',
   labels: str = '',
+  annotations: Mapping[str, str] | None = None,
   present: str = '',
   split: Sequence[float] = (0.8, 0.1, 0.1),
   split_file: str = '',
   standin: bool = False,
   seed: int = 0,
   memory_limit_gb: float = 8.0,
-) -> dataset.MultimodalDataset:
+) -> MultimodalDataset:
   """Builds the dataset, or opens it where it was built before.
 
   Every location is 'path.npy', 'path.npz' or 'path.npz:member'. Without a member
-  the one named like the modality ('labels', 'present', 'split') is meant, or the
-  only one.
+  the one named like the modality or annotation ('labels', 'present', 'split') is
+  meant, or the only one.
 
   Args:
-    modalities: names, in order.
+    modalities: in the order of the columns of `present`.
     cache_dir: folder of prepared datasets.
     files: the location of each modality, [N, ...]; or one .npz that has all of
       them, and perhaps members 'labels' and 'present'. Floating-point data become
       float32, truth values uint8.
-    labels: location of integers [N], -1 where unknown; empty for none.
+    labels: location of integers [N], -1 where unknown: the annotation 'class'; empty
+      for none.
+    annotations: locations of what else is known of the examples: integers [N] as
+      above, or 0/1 [N, A].
     present: location of [N, M] truth values; empty: a row of floating-point data
       that is NaN throughout is missing.
     split: shares of train, val and test, drawn at random.
@@ -55,55 +61,68 @@ def build(
     standin: without `files`, read the file of `write_standin`: for trying the
       program.
     seed: of the random split.
-    memory_limit_gb: see `dataset.prepare`.
+    memory_limit_gb: see `store.prepare`.
   """
-  modalities = tuple(modalities)
+  names = tuple(modality.name for modality in modalities)
+  annotations = dict(annotations or {})
+  for name in annotations:
+    check_name('annotation', name)
+  if labels and CLASS in annotations:
+    raise UserError(
+      f'data.labels and data.annotations[{CLASS!r}] mean the same; give one of them.'
+    )
+  labels = annotations.pop(CLASS, '') or labels
   if standin and not files:
     files = _standin_file(cache_dir)
   if not files:
     raise UserError(
       f'data.files is empty: give --config.data.files=FILE.npz with the members '
-      f'{list(modalities)}, or in the config the location of each of them.'
+      f'{list(names)}, or in the config the location of each of them.'
     )
   if isinstance(files, str):
     members = _members(pathlib.Path(files).expanduser())
-    labels = labels or (files if dataset.LABELS in members else '')
-    present = present or (files if dataset.PRESENT in members else '')
-    files = {name: f'{files}:{name}' for name in modalities}
-  if set(files) != set(modalities):
+    labels = labels or (files if store.LABELS in members else '')
+    present = present or (files if store.PRESENT in members else '')
+    files = {name: f'{files}:{name}' for name in names}
+  if set(files) != set(names):
     raise UserError(
-      f'data.files names {sorted(files)}, but the modalities are {list(modalities)}.'
+      f'data.files names {sorted(files)}, but the modalities are {list(names)}.'
     )
-  arrays = {name: _load(files[name], name) for name in modalities}
-  first, num = modalities[0], len(arrays[modalities[0]])
+  arrays = {name: _load(files[name], name) for name in names}
+  first, num = names[0], len(arrays[names[0]])
   for name, array in arrays.items():
     _check_rows(f'Modality {name!r}', array, num, first)
     if array.dtype.kind not in 'biuf':
       raise UserError(f'Modality {name!r} holds {array.dtype}, not numbers.')
-  label_rows = _load_labels(labels, num, first) if labels else None
+  known = {
+    name: _load_annotation(location, name, num, first)
+    for name, location in annotations.items()
+  }
+  if labels:
+    known[CLASS] = _load_labels(labels, store.LABELS, num, first)
   present_rows = _load_present(present, num, arrays) if present else None
-  seed = dataset.check_count('seed', seed, minimum=0)
+  seed = check_count('seed', seed, minimum=0)
   if split_file:
     which = _load_integers(split_file, 'split', num, first)
     if not np.isin(which, (0, 1, 2)).all():
       raise UserError(f'{split_file} must hold 0 (train), 1 (val) and 2 (test) only.')
-    rows = {name: np.flatnonzero(which == i) for i, name in enumerate(dataset.SPLITS)}
+    rows = {name: np.flatnonzero(which == i) for i, name in enumerate(SPLITS)}
   else:
     rows = _draw_split(num, tuple(split), seed)
   for name, indices in rows.items():
     if not len(indices):
       raise UserError(f'The {name} split of the {num} examples is empty.')
 
-  def write(writer: dataset.Writer) -> str:
+  def write(writer: store.Writer) -> str:
     for split_name, indices in rows.items():
-      found = np.ones((len(indices), len(modalities)), bool)
+      found = np.ones((len(indices), len(names)), bool)
       if present_rows is not None:
         found = present_rows[indices]
-      for m, name in enumerate(modalities):
+      for m, name in enumerate(names):
         _write_rows(writer, split_name, name, arrays[name], indices, found[:, m])
-      writer.write(split_name, dataset.PRESENT, found)
-      if label_rows is not None:
-        writer.write(split_name, dataset.LABELS, label_rows[indices])
+      writer.write(split_name, store.PRESENT, found)
+      for name, values in known.items():
+        writer.annotate(split_name, name, values[indices])
     return (
       'arrays: '
       + ', '.join(f'{name} {list(a.shape[1:])} {a.dtype}' for name, a in arrays.items())
@@ -142,22 +161,30 @@ def build(
     shape = (len(indices), *array.shape[1:])
     writer.write_blocks(split_name, name, shape, dtype, blocks())
 
-  locations = [*files.values(), labels, present, split_file]
+  locations = [*files.values(), *annotations.values(), labels, present, split_file]
   paths = {_parse(location)[0] for location in locations if location}
-  digests = {path: dataset.fingerprint(path) for path in paths}
-  return dataset.prepare(
+  digests = {path: store.fingerprint(path) for path in paths}
+
+  def content(location: str) -> list[str] | None:
+    """Content, not place: a folder that was moved is the same dataset."""
+    path, member = _parse(location)
+    return [digests[path], member] if location else None
+
+  key = {
+    'recipe': _VERSION,
+    'files': [
+      content(location)
+      for location in [*(files[name] for name in names), labels, present, split_file]
+    ],
+    'split': None if split_file else [[float(s) for s in split], seed],
+  }
+  if annotations:
+    key['annotations'] = {n: content(where) for n, where in annotations.items()}
+  return store.prepare(
     'arrays',
-    modalities,
+    names,
     cache_dir,
-    {
-      'recipe': _VERSION,
-      # Content, not place: a folder that was moved is the same dataset.
-      'files': [
-        [digests[_parse(location)[0]], _parse(location)[1]] if location else None
-        for location in [*(files[m] for m in modalities), labels, present, split_file]
-      ],
-      'split': None if split_file else [[float(s) for s in split], seed],
-    },
+    key,
     write,
     memory_limit_gb=memory_limit_gb,
   )
@@ -244,8 +271,25 @@ def _load_integers(location: str, name: str, num: int, first: str) -> np.ndarray
   return array.astype(np.int64)
 
 
-def _load_labels(location: str, num: int, first: str) -> np.ndarray:
-  labels = _load_integers(location, dataset.LABELS, num, first)
+def _load_annotation(location: str, name: str, num: int, first: str) -> np.ndarray:
+  """Loads class labels [N] as int32 or properties [N, A] as uint8."""
+  array = np.asarray(_load(location, name))
+  if array.ndim == 1:
+    return _load_labels(location, name, num, first)
+  _check_rows(location, array, num, first)
+  if (
+    array.ndim != 2 or array.dtype.kind not in 'biu' or not np.isin(array, (0, 1)).all()
+  ):
+    raise UserError(
+      f'{location} is {array.dtype} {array.shape}; the annotation {name!r} must be '
+      f'integers ({num},), or 0 and 1 ({num}, A).'
+    )
+  return array.astype(np.uint8)
+
+
+def _load_labels(location: str, name: str, num: int, first: str) -> np.ndarray:
+  """Loads class labels [N] as int32."""
+  labels = _load_integers(location, name, num, first)
   if labels.min(initial=0) < -1 or labels.max(initial=0) >= 2**31 - 1:
     raise UserError(
       f'The labels in {location} must be 0 to K - 1, or -1 where unknown; they are '
@@ -257,7 +301,7 @@ def _load_labels(location: str, num: int, first: str) -> np.ndarray:
 def _load_present(
   location: str, num: int, arrays: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-  present = np.asarray(_load(location, dataset.PRESENT))
+  present = np.asarray(_load(location, store.PRESENT))
   if present.shape != (num, len(arrays)) or not np.isin(present, (0, 1)).all():
     raise UserError(
       f'{location} is {present.dtype} {present.shape}; it must be True or False for '
@@ -277,7 +321,7 @@ def _draw_split(
   order = np.random.default_rng(seed).permutation(num)
   bounds = np.rint(np.cumsum(shares)[:2] * num).astype(int)
   parts = np.split(order, bounds)
-  return {n: np.sort(p) for n, p in zip(dataset.SPLITS, parts, strict=True)}
+  return {n: np.sort(p) for n, p in zip(SPLITS, parts, strict=True)}
 
 
 def _standin_file(cache_dir: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import PIL.Image
 
-from mmsbm.data import dataset
+from mmsbm.data import store
 from mmsbm.infra.errors import UserError
 
 WHOLE = None
@@ -128,4 +128,4 @@ def _read(
       f'The photograph {path} has {pixels.shape[1]}x{pixels.shape[0]} pixels; at '
       f'least {min_size}x{min_size} are needed.'
     )
-  return Background(pixels, f'{dataset.fingerprint(path)} {box}', credit)
+  return Background(pixels, f'{store.fingerprint(path)} {box}', credit)

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmsbm.data import backgrounds, dataset, polymnist_recipe
+from mmsbm.data import backgrounds, polymnist_recipe, store
+from mmsbm.data.dataset import CLASS, MultimodalDataset, check_count
 from mmsbm.infra.errors import UserError
+from mmsbm.modalities.base import Modality
 
 NUM_INSTANCES = {'train': 1197, 'val': 150, 'test': 450}
 _VERSION = 1
@@ -124,7 +126,7 @@ def vary_backgrounds(
 
 
 def build(
-  modalities: Sequence[str],
+  modalities: Sequence[Modality],
   cache_dir: str,
   *,
   num_train: int = 10_000,
@@ -136,11 +138,11 @@ def build(
   augment: float = 1.0,
   seed: int = 0,
   memory_limit_gb: float = 8.0,
-) -> dataset.MultimodalDataset:
+) -> MultimodalDataset:
   """Builds the dataset, or opens it where it was built before.
 
   Args:
-    modalities: 2 to 50 names; modality i is drawn on photograph i % 10 in variant
+    modalities: 2 to 50 of them; modality i is drawn on photograph i % 10 in variant
       i // 10 of its colours.
     cache_dir: folder of prepared datasets.
     num_train: examples, made of 1,197 instances of a digit.
@@ -154,19 +156,19 @@ def build(
     seed: of the split of the instances and of everything drawn.
     memory_limit_gb: see `dataset.prepare`.
   """
+  names = tuple(modality.name for modality in modalities)
   photos = tuple(photos)
-  seed = dataset.check_count('seed', seed, minimum=0)
+  seed = check_count('seed', seed, minimum=0)
   counts = {
-    'train': dataset.check_count('num_train', num_train),
-    'val': dataset.check_count('num_val', num_val),
-    'test': dataset.check_count('num_test', num_test),
+    'train': check_count('num_train', num_train),
+    'val': check_count('num_val', num_val),
+    'test': check_count('num_test', num_test),
   }
-  if not 2 <= len(modalities) <= MAX_MODALITIES:
+  if not 2 <= len(names) <= MAX_MODALITIES:
     raise UserError(
-      f"The dataset 'digits' has 2 to {MAX_MODALITIES} modalities, not "
-      f'{len(modalities)}.'
+      f"The dataset 'digits' has 2 to {MAX_MODALITIES} modalities, not {len(names)}."
     )
-  if not 16 <= dataset.check_count('image_size', image_size) <= 28:
+  if not 16 <= check_count('image_size', image_size) <= 28:
     raise UserError(f'data.image_size is {image_size}; it must be 16 to 28.')
   if not augment >= 0 or not 0 <= threshold < 16:
     raise UserError(
@@ -174,11 +176,11 @@ def build(
       'at least 0, and the threshold below 16.'
     )
   loaded = backgrounds.load_backgrounds(
-    photos, min(len(modalities), len(backgrounds.BUNDLED))
+    photos, min(len(names), len(backgrounds.BUNDLED))
   )
-  photographs = vary_backgrounds(loaded, len(modalities))
+  photographs = vary_backgrounds(loaded, len(names))
 
-  def write(writer: dataset.Writer) -> str:
+  def write(writer: store.Writer) -> str:
     digits, digit_labels = load_instances()
     for split, rows in split_instances(seed).items():
       instances, instance_labels = digits[rows], digit_labels[rows]
@@ -193,20 +195,20 @@ def build(
       labels, images = polymnist_recipe.make_examples(
         split, instance_labels, draw_masks, photographs, counts[split], seed
       )
-      writer.write(split, dataset.LABELS, labels)
-      for name, pixels in zip(modalities, images, strict=True):
+      writer.annotate(split, CLASS, labels)
+      for name, pixels in zip(names, images, strict=True):
         writer.write(split, name, pixels)
     return (
-      f'digits: {len(modalities)} modalities of {image_size}x{image_size} pixels, '
+      f'digits: {len(names)} modalities of {image_size}x{image_size} pixels, '
       + '/'.join(f'{n:,}' for n in counts.values())
       + ' train/val/test examples of the 1,797 digits of scikit-learn (UCI, CC BY 4.0)'
       + ' on '
       + ', '.join(p.credit for p in loaded)
     )
 
-  return dataset.prepare(
+  return store.prepare(
     'digits',
-    modalities,
+    names,
     cache_dir,
     {
       'recipe': [polymnist_recipe.VERSION, _VERSION],
@@ -215,7 +217,7 @@ def build(
       'threshold': float(threshold),
       'augment': float(augment),
       'seed': seed,
-      'digits': dataset.fingerprint(instances_path()),
+      'digits': store.fingerprint(instances_path()),
       'photos': [p.fingerprint for p in photographs],
     },
     write,

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from mmsbm.data import dataset
 from mmsbm.data.backgrounds import Background
+from mmsbm.data.dataset import SPLITS
 
 VERSION = 1
 # Keeps the temporary arrays of a block within a processor's cache.
@@ -111,7 +111,7 @@ def make_rng(seed: int, split: str, modality: int | None = None) -> np.random.Ge
   of a split gives the stream that shares the instances out to the splits.
   """
   # From 1: numpy pads seeds with zeros, [s] and [s, 0] are the same stream.
-  which = 1 + ('instances', *dataset.SPLITS).index(split)
+  which = 1 + ('instances', *SPLITS).index(split)
   return np.random.default_rng([seed, which, 1 if modality is None else 2 + modality])
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
-from mmsbm.data import backgrounds, polymnist
+from mmsbm.data import backgrounds, mnist
 from mmsbm.infra.errors import UserError
 
 _MNIST_URL = 'https://storage.googleapis.com/cvdf-datasets/mnist/'
@@ -73,20 +73,18 @@ class ExtendedPolymnist(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     config = self.builder_config
     if config.mnist_dir:
-      mnist = polymnist.read_mnist(
-        config.mnist_dir, verify_checksums=config.verify_checksums
-      )
+      digits = mnist.read(config.mnist_dir, verify_checksums=config.verify_checksums)
     else:
       names = ('train-images-idx3', 'train-labels-idx1')
       names += ('t10k-images-idx3', 't10k-labels-idx1')
       paths = dl_manager.download(
         [urllib.parse.urljoin(_MNIST_URL, f'{name}-ubyte.gz') for name in names]
       )
-      mnist = {
-        'train': polymnist.read_mnist_pair(*paths[:2]),
-        'test': polymnist.read_mnist_pair(*paths[2:]),
+      digits = {
+        'train': mnist.read_pair(*paths[:2]),
+        'test': mnist.read_pair(*paths[2:]),
       }
-    instances = polymnist.split_instances(mnist, config.seed)
+    instances = mnist.split_instances(digits, config.seed)
     return {
       'train': self._generate_examples('train', instances, config.num_train),
       'validation': self._generate_examples('val', instances, config.num_val),
@@ -98,9 +96,7 @@ class ExtendedPolymnist(tfds.core.GeneratorBasedBuilder):
     photographs = backgrounds.load_backgrounds(
       config.background_dir or tuple(backgrounds.BUNDLED), config.num_modalities
     )
-    labels, images = polymnist.make_split(
-      split, instances, photographs, num, config.seed
-    )
+    labels, images = mnist.make_split(split, instances, photographs, num, config.seed)
     images = list(images)
     for i, label in enumerate(labels.tolist()):
       example = {f'm{m}': pixels[i] for m, pixels in enumerate(images)}
@@ -117,7 +113,7 @@ class Mnist(tfds.image_classification.MNIST, skip_registration=True):
   name = 'mnist'
 
   def _generate_examples(self, num_examples, data_path, label_path):
-    images, labels = polymnist.read_mnist_pair(data_path, label_path)
+    images, labels = mnist.read_pair(data_path, label_path)
     for i in range(len(labels)):
       png = io.BytesIO()
       PIL.Image.fromarray(images[i]).save(png, 'png')
@@ -125,7 +121,7 @@ class Mnist(tfds.image_classification.MNIST, skip_registration=True):
       yield i, {'image': png, 'label': int(labels[i])}
 
 
-def read_mnist(data_dir: str = '') -> polymnist.Mnist:
+def read_mnist(data_dir: str = '') -> mnist.Mnist:
   """Reads MNIST from TFDS, downloading and preparing it on first use.
 
   Args:
