@@ -105,7 +105,7 @@ class MultimodalDataset:
   def __post_init__(self):
     if tuple(self.splits) != SPLITS:
       raise UserError(f'A dataset has the splits {SPLITS}, not {tuple(self.splits)}.')
-    shapes = {}
+    shapes, annotations = {}, self.splits['train'].annotations
     for split_name, split in self.splits.items():
       if not len(split):
         raise UserError(f'The {split_name} split has no examples.')
@@ -121,10 +121,10 @@ class MultimodalDataset:
             f'Modality {name!r} has shape {array.shape[1:]} in the {split_name} '
             f'split, but {expected} in the train split.'
           )
-      if set(split.annotations) != set(self.splits['train'].annotations):
+      if set(split.annotations) != set(annotations):
         raise UserError(
-          f'The {split_name} split has the annotations {sorted(split.annotations)}, the '
-          f'train split {sorted(self.splits["train"].annotations)}.'
+          f'The {split_name} split has the annotations {sorted(split.annotations)} '
+          f'instead of {sorted(annotations)}.'
         )
       for name, num_classes in self.num_classes.items():
         labels = split.annotations.get(name)

@@ -22,71 +22,77 @@ def folder(tmp_path):
   return tmp_path
 
 
-def _build(folder, names=('vec', 'img'), **kwargs):
-  kwargs = {
-    'files': {'vec': f'{folder}/vec.npy', 'img': f'{folder}/all.npz:img'}
-  } | kwargs
-  return arrays.build(names, folder / 'cache', **kwargs)
+@pytest.fixture
+def build(named):
+  """Builds the data in a folder."""
+
+  def build(folder, **kwargs):
+    files = {'vec': f'{folder}/vec.npy', 'img': f'{folder}/all.npz:img'}
+    return arrays.build(
+      named('vec', 'img'), folder / 'cache', **{'files': files} | kwargs
+    )
+
+  return build
 
 
 def _rows(data):
   return [s.arrays['vec'][:, 0].astype(int) for s in data.splits.values()]
 
 
-def test_rows_stay_together_and_are_shared_out_once(folder):
-  data = _build(folder, labels=f'{folder}/y.npy', split=(0.7, 0.2, 0.1))
+def test_rows_stay_together_and_are_shared_out_once(build, folder):
+  data = build(folder, labels=f'{folder}/y.npy', split=(0.7, 0.2, 0.1))
   rows = _rows(data)
   assert [len(r) for r in rows] == [70, 20, 10]
   np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(100))
   for split, r in zip(data.splits.values(), rows, strict=True):
     np.testing.assert_array_equal(split.arrays['vec'][:, 1], r**2)
     np.testing.assert_array_equal(split.arrays['img'][:, 0, 0, 0], r)
-    np.testing.assert_array_equal(split.labels, r % 3)
+    np.testing.assert_array_equal(split.annotations['class'], r % 3)
     assert split.present.all()
     assert split.arrays['vec'].dtype == np.float32
     assert split.arrays['img'].dtype == np.uint8
-  assert data.num_classes == 3
-  again = _rows(_build(folder, labels=f'{folder}/y.npy', split=(0.7, 0.2, 0.1), seed=1))
+  assert data.num_classes == {'class': 3}
+  again = _rows(build(folder, labels=f'{folder}/y.npy', split=(0.7, 0.2, 0.1), seed=1))
   assert not np.array_equal(rows[0], again[0])
 
 
-def test_other_locations_hold_the_same_data(folder):
-  one = _build(folder, files=f'{folder}/all.npz')
-  two = _build(folder, files={'vec': f'{folder}/vec.npy', 'img': f'{folder}/img.npz'})
+def test_other_locations_hold_the_same_data(build, folder):
+  one = build(folder, files=f'{folder}/all.npz')
+  two = build(folder, files={'vec': f'{folder}/vec.npy', 'img': f'{folder}/img.npz'})
   for name in ('vec', 'img'):
     np.testing.assert_array_equal(
       one.splits['train'].arrays[name], two.splits['train'].arrays[name]
     )
-  assert one.num_classes == 3 and two.num_classes is None
+  assert one.num_classes == {'class': 3} and two.num_classes == {}
 
 
-def test_hash_is_of_the_content_not_the_place(folder):
-  first = _build(folder)
+def test_hash_is_of_the_content_not_the_place(build, folder):
+  first = build(folder)
   folder.rename(folder.parent / 'moved')
   moved = folder.parent / 'moved'
-  assert _build(moved).content_hash == first.content_hash
+  assert build(moved).content_hash == first.content_hash
   x = np.load(moved / 'vec.npy')
   x[7, 1] += 1
   np.save(moved / 'vec.npy', x)
-  assert _build(moved).content_hash != first.content_hash
+  assert build(moved).content_hash != first.content_hash
 
 
-def test_split_file(folder):
+def test_split_file(build, folder):
   which = np.arange(100) % 4
   which[which == 3] = 0
   np.save(folder / 'split.npy', which)
-  rows = _rows(_build(folder, split_file=f'{folder}/split.npy'))
+  rows = _rows(build(folder, split_file=f'{folder}/split.npy'))
   for i, r in enumerate(rows):
     np.testing.assert_array_equal(r, np.flatnonzero(which == i))
 
 
-def test_rows_of_nan_are_missing(folder, monkeypatch):
+def test_rows_of_nan_are_missing(build, folder, monkeypatch):
   monkeypatch.setattr(arrays, '_BLOCK_BYTES', 64)  # many blocks
   x = np.load(folder / 'vec.npy')
   x[::7] = np.nan
   np.save(folder / 'vec.npy', x)
   image = np.load(folder / 'img.npz')['anything']
-  data = _build(folder)
+  data = build(folder)
   for split in data.splits.values():
     row = split.arrays['img'][:, 0, 0, 0].astype(int)
     np.testing.assert_array_equal(split.present[:, 0], row % 7 != 0)
@@ -98,10 +104,10 @@ def test_rows_of_nan_are_missing(folder, monkeypatch):
   x[13, 1] = np.nan
   np.save(folder / 'vec.npy', x)
   with pytest.raises(UserError, match="'vec'.*row 13 "):
-    _build(folder)
+    build(folder)
 
 
-def test_present_file(folder):
+def test_present_file(build, folder):
   present = np.stack([np.arange(100) % 5 != 0, np.arange(100) % 2 == 0], 1)
   np.save(folder / 'p.npy', present)
   x = np.load(folder / 'vec.npy')
@@ -109,7 +115,7 @@ def test_present_file(folder):
   np.save(folder / 'vec.npy', x)
   split_of = np.arange(100) % 3
   np.save(folder / 's.npy', split_of)
-  data = _build(folder, present=f'{folder}/p.npy', split_file=f'{folder}/s.npy')
+  data = build(folder, present=f'{folder}/p.npy', split_file=f'{folder}/s.npy')
   for i, split in enumerate(data.splits.values()):
     expected = present[split_of == i]
     np.testing.assert_array_equal(split.present, expected)
@@ -120,18 +126,44 @@ def test_present_file(folder):
   x[6] = np.nan  # given as present, but there is nothing
   np.save(folder / 'vec.npy', x)
   with pytest.raises(UserError, match='row 6 '):
-    _build(folder, present=f'{folder}/p.npy', split_file=f'{folder}/s.npy')
+    build(folder, present=f'{folder}/p.npy', split_file=f'{folder}/s.npy')
 
 
-def test_a_present_file_that_has_everything_is_none(folder):
+def test_a_present_file_that_has_everything_is_none(build, folder):
   """Batches are the same, bit for bit, and so is what is trained on them."""
   np.save(folder / 'p.npy', np.ones((100, 2), bool))
-  built = [_build(folder), _build(folder, present=f'{folder}/p.npy')]
+  built = [build(folder), build(folder, present=f'{folder}/p.npy')]
   for one, other in zip(*(data.splits.values() for data in built), strict=True):
     batches = [split.take(np.arange(len(split))) for split in (one, other)]
     for a, b in zip(*map(jax.tree.leaves, batches), strict=True):
       assert a.dtype == b.dtype
       np.testing.assert_array_equal(a, b)
+
+
+def test_annotations_are_read_beside_the_labels(build, folder):
+  rows = np.arange(100)
+  np.savez(folder / 'known.npz', speaker=rows % 7 - 1, other=rows)
+  np.save(folder / 'tags.npy', np.stack([rows % 2, rows > 50], 1).astype(bool))
+  known = {'speaker': f'{folder}/known.npz', 'tags': f'{folder}/tags.npy'}
+  data = build(folder, labels=f'{folder}/y.npy', annotations=known)
+  assert data.num_classes == {'class': 3, 'speaker': 6}
+  for split, row in zip(data.splits.values(), _rows(data), strict=True):
+    found = split.annotations
+    np.testing.assert_array_equal(found['speaker'], row % 7 - 1)
+    np.testing.assert_array_equal(found['tags'], np.stack([row % 2, row > 50], 1))
+    assert found['speaker'].dtype == np.int32 and found['tags'].dtype == np.uint8
+
+
+def test_labels_are_the_annotation_class(build, folder):
+  labels = f'{folder}/y.npy'
+  data = build(folder, labels=labels)
+  assert build(folder, annotations={'class': labels}).content_hash == data.content_hash
+  # Without annotations nothing of them enters the digest.
+  assert build(folder, annotations={}).content_hash == build(folder).content_hash
+  tags = {'tag': labels}
+  assert build(folder, annotations=tags).content_hash != build(folder).content_hash
+  with pytest.raises(UserError, match='mean the same'):
+    build(folder, labels=labels, annotations={'class': labels})
 
 
 def _spoil(folder):
@@ -174,6 +206,11 @@ def _spoil(folder):
     ('vec.npy', {'labels': 'float_y.npy'}, 'must be integers'),
     ('vec.npy', {'labels': 'negative_y.npy'}, '-2 to 97'),
     ('vec.npy', {'labels': 'short.npy'}, '99 rows'),
+    ('vec.npy', {'annotations': {'a': 'vec.npy'}}, "'a' must be integers .100,., or 0"),
+    ('vec.npy', {'annotations': {'a': 'float_y.npy'}}, 'must be integers'),
+    ('vec.npy', {'annotations': {'a': 'short.npy'}}, '99 rows'),
+    ('vec.npy', {'annotations': {'a/b': 'y.npy'}}, "annotation name 'a/b'"),
+    ('vec.npy', {'annotations': {'labels': 'y.npy'}}, 'taken by the program'),
     ('vec.npy', {'present': 'y.npy'}, '100 examples and 2 modalities'),
     ('vec.npy', {'split_file': 'bad_split.npy'}, '0 .train., 1 .val.'),
     ('vec.npy', {'split_file': 'no_val.npy'}, 'val split .* is empty'),
@@ -181,39 +218,43 @@ def _spoil(folder):
     ('vec.npy', {'split': (0.998, 0.001, 0.001)}, 'is empty'),
   ],
 )
-def test_mistakes(folder, vec, kwargs, message):
+def test_mistakes(build, folder, vec, kwargs, message):
   _spoil(folder)
-  kwargs = {k: f'{folder}/{v}' if isinstance(v, str) else v for k, v in kwargs.items()}
+  place = lambda v: f'{folder}/{v}' if isinstance(v, str) else v  # noqa: E731
+  kwargs = {
+    k: {name: place(w) for name, w in v.items()} if isinstance(v, dict) else place(v)
+    for k, v in kwargs.items()
+  }
   files = {'vec': f'{folder}/{vec}', 'img': f'{folder}/all.npz:img'}
   with pytest.raises(UserError, match=message) as error:
-    _build(folder, files=files, **kwargs)
+    build(folder, files=files, **kwargs)
   assert '\n' not in str(error.value)
 
 
-def test_names_must_fit(folder):
+def test_names_must_fit(build, folder):
   with pytest.raises(UserError, match='the modalities are'):
-    _build(folder, files={'vec': f'{folder}/vec.npy'})
+    build(folder, files={'vec': f'{folder}/vec.npy'})
   with pytest.raises(UserError, match='one .npz'):
-    _build(folder, files=f'{folder}/vec.npy')
+    build(folder, files=f'{folder}/vec.npy')
 
 
-def test_large_data_stay_on_disk(folder):
-  data = _build(folder, memory_limit_gb=0)
+def test_large_data_stay_on_disk(build, folder):
+  data = build(folder, memory_limit_gb=0)
   assert isinstance(data.splits['train'].arrays['img'], np.memmap)
   batch = data.splits['train'].take(np.array([2, 1]))
   assert not isinstance(batch['x']['img'], np.memmap)
 
 
-def test_standin(tmp_path):
-  names = ('image', 'attributes', 'profile', 'number')
+def test_standin(named, tmp_path):
+  names = named('image', 'attributes', 'profile', 'number')
   data = arrays.build(names, tmp_path, standin=True)
   again = arrays.build(names, tmp_path / 'other', standin=True)
   assert data.content_hash == again.content_hash
-  assert data.num_classes == 10
+  assert data.num_classes == {'class': 10}
   missing = 0
   for split in data.splits.values():
     digit = split.arrays['number']
-    np.testing.assert_array_equal(split.labels, digit)
+    np.testing.assert_array_equal(split.annotations['class'], digit)
     np.testing.assert_array_equal(split.arrays['attributes'][:, 0], digit % 2)
     assert split.arrays['image'].shape[1:] == (16, 16, 1)
     assert split.present[:, [0, 1, 3]].all()
@@ -221,13 +262,13 @@ def test_standin(tmp_path):
   assert 30 < missing < 90  # A tenth of 600.
   # Profiles tell the digit, though they are of another instance.
   train = data.splits['train']
-  x, label = train.arrays['profile'][train.present[:, 2]], train.labels
+  x, label = train.arrays['profile'][train.present[:, 2]], train.annotations['class']
   label = label[train.present[:, 2]]
   means = np.stack([x[label == k].mean(0) for k in range(10)])
   nearest = ((x[:, None] - means) ** 2).sum(-1).argmin(1)
   assert (nearest == label).mean() > 0.7
 
 
-def test_without_files_the_line_says_how_to_give_them(tmp_path):
+def test_without_files_the_line_says_how_to_give_them(named, tmp_path):
   with pytest.raises(UserError, match='--config.data.files=FILE.npz .*image'):
-    arrays.build(('image',), tmp_path)
+    arrays.build(named('image'), tmp_path)

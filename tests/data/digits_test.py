@@ -60,10 +60,10 @@ def test_random_affine_is_within_its_limits():
   np.testing.assert_array_equal(still, np.tile(np.eye(2, 3), (3, 1, 1)))
 
 
-def test_pictures_show_the_class_on_the_photograph_of_the_modality(tmp_path):
+def test_pictures_show_the_class_on_the_photograph_of_the_modality(named, tmp_path):
   """Every picture is a crop of the right photograph and an inverted test digit."""
   photos = {'a': 'flower', 'b': 'coffee'}
-  data = digits.build(tuple(photos), tmp_path, photos=tuple(photos.values()), **_SMALL)
+  data = digits.build(named(*photos), tmp_path, photos=tuple(photos.values()), **_SMALL)
   images, labels = digits.load_instances()
   rows = digits.split_instances(0)['test']
   masks = digits.warp(images[rows], 16) > 7.5
@@ -74,7 +74,7 @@ def test_pictures_show_the_class_on_the_photograph_of_the_modality(tmp_path):
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (16, 16))
     for i in range(8):
       shown = split.arrays[name][i].astype(np.int32) @ [1 << 16, 1 << 8, 1]
-      candidates = masks[labels[rows] == split.labels[i]]
+      candidates = masks[labels[rows] == split.annotations['class'][i]]
       # Pixels that no digit of the class covers tell where the crop may be from.
       here = np.ones(windows.shape[:2], bool)
       for y, x in np.argwhere(~candidates.any(0))[::7]:
@@ -85,9 +85,9 @@ def test_pictures_show_the_class_on_the_photograph_of_the_modality(tmp_path):
       assert (expected == shown).all((2, 3)).any(), (name, i)
 
 
-def test_beyond_ten_modalities_the_photographs_return_in_other_colours(tmp_path):
+def test_beyond_ten_modalities_the_photographs_return_in_other_colours(named, tmp_path):
   names = tuple(f'm{i}' for i in range(50))
-  data = digits.build(names, tmp_path, num_train=1, num_val=1, num_test=40)
+  data = digits.build(named(*names), tmp_path, num_train=1, num_val=1, num_test=40)
   photographs = backgrounds.load_backgrounds(tuple(backgrounds.BUNDLED), 10)
   varied = digits.vary_backgrounds(photographs, 50)
   inverted = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]], bool)
@@ -110,12 +110,12 @@ def test_beyond_ten_modalities_the_photographs_return_in_other_colours(tmp_path)
   assert data.source.count('astronaut') == 1
 
 
-def test_the_first_ten_modalities_are_what_they_were(tmp_path):
+def test_the_first_ten_modalities_are_what_they_were(named, tmp_path):
   """Digest and pictures as they were when there were no more than ten."""
   names = tuple(f'm{i}' for i in range(10))
-  ten = digits.build(names, tmp_path, **_SMALL)
+  ten = digits.build(named(*names), tmp_path, **_SMALL)
   assert ten.content_hash == '7287dea4e629d13c73622bac65b16341'
-  more = digits.build((*names, 'm10'), tmp_path, **_SMALL)
+  more = digits.build(named(*names, 'm10'), tmp_path, **_SMALL)
   for split, part in ten.splits.items():
     for name in names:
       np.testing.assert_array_equal(part.arrays[name], more.splits[split].arrays[name])
@@ -125,22 +125,22 @@ def test_the_first_ten_modalities_are_what_they_were(tmp_path):
   )
 
 
-def test_dataset(tmp_path):
+def test_dataset(named, tmp_path):
   names = ('m0', 'm1', 'm2')
-  data = digits.build(names, tmp_path, **_SMALL)
+  data = digits.build(named(*names), tmp_path, **_SMALL)
   assert [len(s) for s in data.splits.values()] == [400, 160, 90]
-  assert data.num_classes == 10
+  assert data.num_classes == {'class': 10}
   train = data.splits['train']
   assert train.arrays['m1'].shape == (400, 16, 16, 3)
   assert train.arrays['m1'].dtype == np.uint8
   assert 'CC BY 2.0' in data.source and '400/160/90' in data.source
-  plain = digits.build(names, tmp_path, augment=0.0, **_SMALL)
+  plain = digits.build(named(*names), tmp_path, augment=0.0, **_SMALL)
   assert plain.content_hash != data.content_hash
   np.testing.assert_array_equal(plain.splits['val'].arrays['m0'],
                                 data.splits['val'].arrays['m0'])  # fmt: skip
   assert not np.array_equal(plain.splits['train'].arrays['m0'], train.arrays['m0'])
   # Class frequencies are those of the instances: 9.9 % to 10.2 % each.
-  frequencies = np.bincount(train.labels) / 400
+  frequencies = np.bincount(train.annotations['class']) / 400
   assert np.abs(frequencies - 0.1).max() < 4 * np.sqrt(0.1 * 0.9 / 400)
 
 
@@ -156,6 +156,6 @@ def test_dataset(tmp_path):
     (('a', 'b'), {'seed': -1}, 'seed'),
   ],
 )
-def test_mistakes(tmp_path, names, kwargs, message):
+def test_mistakes(named, tmp_path, names, kwargs, message):
   with pytest.raises(UserError, match=message):
-    digits.build(names, tmp_path, **kwargs)
+    digits.build(named(*names), tmp_path, **kwargs)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from mmsbm.data import polymnist, tfds_polymnist
+from mmsbm.data import mnist, polymnist, tfds_polymnist
 from mmsbm.infra.errors import UserError
 
 _COUNTS = {'num_train': 70, 'num_val': 20, 'num_test': 30}
@@ -17,7 +17,7 @@ _COUNTS = {'num_train': 70, 'num_val': 20, 'num_test': 30}
 @pytest.fixture(scope='module')
 def standin(tmp_path_factory):
   folder = tmp_path_factory.mktemp('mnist')
-  polymnist.write_idx_standin(folder, 120, 60)
+  mnist.write_idx_standin(folder, 120, 60)
   return folder
 
 
@@ -36,7 +36,7 @@ def _local(standin):
 
 
 @pytest.mark.parametrize('downloaded', [False, True])
-def test_builder_equals_the_dataset(standin, tmp_path, downloaded):
+def test_builder_equals_the_dataset(named, standin, tmp_path, downloaded):
   config = tfds_polymnist.PolymnistConfig(
     name='test',
     num_modalities=3,
@@ -51,24 +51,30 @@ def test_builder_equals_the_dataset(standin, tmp_path, downloaded):
   with _local(standin):
     builder.download_and_prepare()
   data = polymnist.build(
-    ('m0', 'm1', 'm2'), tmp_path, mnist_dir=str(standin), verify_checksums=False,
+    named('m0', 'm1', 'm2'), tmp_path, mnist_dir=str(standin), verify_checksums=False,
     seed=5, **_COUNTS,
   )  # fmt: skip
   for name, split in zip(('train', 'validation', 'test'), data.splits.values(),
                          strict=True):  # fmt: skip
     source = builder.as_data_source(split=name)
     rows = [source[i] for i in range(len(source))]
-    np.testing.assert_array_equal([row['label'] for row in rows], split.labels)
+    np.testing.assert_array_equal(
+      [row['label'] for row in rows], split.annotations['class']
+    )
     for m in data.modalities:
       np.testing.assert_array_equal([row[m] for row in rows], split.arrays[m])
   assert 'tensorflow' not in sys.modules
 
 
-def test_mnist_from_tfds_is_mnist(standin, tmp_path):
-  expected = polymnist.read_mnist(str(standin), verify_checksums=False)
+def test_mnist_from_tfds_is_mnist(named, standin, tmp_path):
+  expected = mnist.read(str(standin), verify_checksums=False)
   with _local(standin):
     data = polymnist.build(
-      ('a', 'b'), tmp_path / 'cache', source='tfds', tfds_dir=str(tmp_path), **_COUNTS
+      named('a', 'b'),
+      tmp_path / 'cache',
+      source='tfds',
+      tfds_dir=str(tmp_path),
+      **_COUNTS,
     )
   assert [len(s) for s in data.splits.values()] == [70, 20, 30]
   # Prepared once: no network now, and the same digits (TFDS shuffles them).
@@ -97,3 +103,9 @@ def test_published_configs():
     c.name: c.num_modalities for c in tfds_polymnist.ExtendedPolymnist.BUILDER_CONFIGS
   }
   assert names == {'m5': 5, 'm10': 10}
+
+
+@pytest.mark.parametrize('module', [mnist, tfds_polymnist])
+def test_imports_run_one_way(module):
+  """Only `polymnist` knows the modules that it is made of."""
+  assert polymnist not in vars(module).values()
