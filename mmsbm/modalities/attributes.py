@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from mmsbm.infra.errors import UserError
 from mmsbm.modalities import cells, tiles
 from mmsbm.modalities.binary import Binary
 
@@ -28,14 +27,7 @@ class Attributes(Binary):
     """Attributes from numbers, a text such as '0 1 1' or a .npy file."""
     if cells.is_missing(cell):
       return None
-    values, where = cells.read_numbers(cell, root)
-    size = math.prod(self.shape)
-    if values.ndim < 2 and values.size == size:
-      values = values.reshape(self.shape)
-    if values.shape != self.shape:
-      raise UserError(
-        f'{where} holds {values.size} numbers; the config says {size} attributes.'
-      )
+    values, where = cells.read_example(cell, root, self.shape)
     return self._from_values(values, where)
 
   def show(self, example: np.ndarray) -> str:

@@ -72,11 +72,12 @@ def over_white(picture: PIL.Image.Image) -> PIL.Image.Image:
 def read_array(path: pathlib.Path) -> np.ndarray:
   """Reads a .npy file of numbers."""
   try:
-    array = np.load(path, allow_pickle=False)
+    with open(path, 'rb') as f:
+      array = np.lib.format.read_array(f, allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
     raise UserError(f'{path} cannot be read: it is not a whole .npy file.') from error
-  if not isinstance(array, np.ndarray) or array.dtype.kind not in 'biuf':
-    raise UserError(f'{path} does not hold one array of numbers.')
+  if array.dtype.kind not in 'biuf':
+    raise UserError(f'{path} holds {array.dtype}, not numbers.')
   return array
 
 
@@ -107,3 +108,20 @@ def read_numbers(cell: Any, root: str | os.PathLike) -> tuple[np.ndarray, str]:
       f'{where} does not hold numbers: write them with spaces between, or the path of '
       'a .npy file.'
     ) from error
+
+
+def read_example(
+  cell: Any, root: str | os.PathLike, shape: tuple[int, ...]
+) -> tuple[np.ndarray, str]:
+  """Numbers [*shape] of a cell, see `read_numbers`, and what to call the cell.
+
+  Numbers that are written one after the other take any shape of as many.
+  """
+  values, where = read_numbers(cell, root)
+  if values.ndim < 2 and values.size == math.prod(shape):
+    values = values.reshape(shape)
+  if values.shape != shape:
+    raise UserError(
+      f'{where} holds numbers of shape {values.shape}; the config says {shape}.'
+    )
+  return values, where

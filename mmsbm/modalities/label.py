@@ -65,8 +65,8 @@ class Label:
     if cells.is_missing(cell):
       return None
     values, where = cells.read_numbers(cell, root)
-    number = values.item() if values.size == 1 else -1
-    if number != round(number) or not 0 <= number < self.num_classes:
+    number = float(values.item()) if values.size == 1 else -1.0
+    if not number.is_integer() or not 0 <= number < self.num_classes:
       raise UserError(
         f'{where} is no class; the config says a whole number from 0 to '
         f'{self.num_classes - 1}.'

@@ -68,13 +68,7 @@ class Vector:
     """A vector from numbers, a text such as '0.5 1 -2' or a .npy file."""
     if cells.is_missing(cell):
       return None
-    values, where = cells.read_numbers(cell, root)
-    if values.ndim < 2 and values.size == math.prod(self.shape):
-      values = values.reshape(self.shape)
-    if values.shape != self.shape:
-      raise UserError(
-        f'{where} holds numbers of shape {values.shape}; the config says {self.shape}.'
-      )
+    values, where = cells.read_example(cell, root, self.shape)
     return check_array(self, values[None], where)[0]
 
   def show(self, example: np.ndarray) -> str:
