@@ -154,7 +154,7 @@ def build(
     augment: strength of the random deformation of every digit of the train
       split (see `random_affine`); 0 for none. Never applied to the other splits.
     seed: of the split of the instances and of everything drawn.
-    memory_limit_gb: see `dataset.prepare`.
+    memory_limit_gb: see `store.prepare`.
   """
   names = tuple(modality.name for modality in modalities)
   photos = tuple(photos)

@@ -71,7 +71,7 @@ def build(
     standin: for 'idx' without `mnist_dir`, read the files of `write_idx_standin`:
       for trying the program where MNIST is not at hand.
     seed: of the split of the instances and of everything drawn.
-    memory_limit_gb: see `dataset.prepare`.
+    memory_limit_gb: see `store.prepare`.
   """
   names = tuple(modality.name for modality in modalities)
   counts = {

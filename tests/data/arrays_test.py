@@ -77,6 +77,20 @@ def test_hash_is_of_the_content_not_the_place(build, folder):
   assert build(moved).content_hash != first.content_hash
 
 
+@pytest.mark.parametrize(
+  ('labels', 'digest'),
+  [('', '554190f6ac540e7fa906786b5e5d09a3'), ('y', '165a4190b7167ab78392223550d0510d')],
+)
+def test_hash_is_what_it_was_before_there_were_annotations(
+  named, folder, labels, digest
+):
+  files = {name: f'{folder}/{name}.npy' for name in ('vec', 'y')}
+  data = arrays.build(
+    named(*files), folder, files=files, labels=labels and files[labels], annotations={}
+  )
+  assert data.content_hash == digest
+
+
 def test_split_file(build, folder):
   which = np.arange(100) % 4
   which[which == 3] = 0
