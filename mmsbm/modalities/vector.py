@@ -14,11 +14,11 @@ from mmsbm.modalities import cells, tiles
 from mmsbm.modalities.base import as_shape, check_array
 
 _WIDTH, _HEIGHT = 96, 64
-# Of a line's points, and of bars in its place.
+# A line has at most so many points; vectors of few entries are drawn as bars.
 _MOST_POINTS, _MOST_BARS = 256, 32
-# Numbers that a reader hears in place of the drawing; of more, their range.
+# The description lists so many numbers; longer vectors are described by their range.
 _MOST_NUMBERS = 8
-# So many standard units lie between the middle and the edge of a drawing.
+# Number of scales from the middle of a drawing to its edge.
 _REACH = 3.0
 
 
