@@ -1,7 +1,7 @@
 """What makes any-to-any generation good: the tables of docs/any_to_any.md.
 
-  python -m mmsbm.study --study=configs/studies/any_to_any.py:data=digits \
-    --workdir=runs/studies/digits --results=launch/results/digits.jsonl
+  python -m mmsbm.studies --study=configs/studies/any_to_any.py:data=digits \
+    --workdir=runs/studies/digits --results=launch/results/digits.csv
 
 Arguments:
   data: digits (4 modalities), or polymnist (5, preset=cpu).
@@ -9,17 +9,19 @@ Arguments:
   smoke: every row in seconds; its numbers mean nothing.
 """
 
-from configs import common, digits, polymnist
-from configs.studies import Row
+from configs import digits, polymnist
+from mmsbm.configs import base
+from mmsbm.configs.methods import published, score_based
+from mmsbm.studies import Row
 
-# File, its arguments, seeds, network evaluations of the solvers, and steps of the score
-# models of the rows on pairing, all of them shorter than the others.
+# Module, its arguments, seeds, network evaluations of the solvers, and steps of the
+# score models of the rows on pairing, all of them shorter than the others.
 CONFIGS = {
   'digits': (
-    'configs/digits.py', dict(modalities=4), 3, (5, 10, 20, 50, 100, 200), 3_000,
+    digits, dict(modalities=4), 3, (5, 10, 20, 50, 100, 200), 3_000,
   ),
   'polymnist': (
-    'configs/polymnist.py', dict(preset='cpu', modalities=5), 1, (5, 10, 20, 50), 4_000,
+    polymnist, dict(preset='cpu', modalities=5), 1, (5, 10, 20, 50), 4_000,
   ),
 }  # fmt: skip
 # Percent of the training tuples whose pairing is known, and numbers of modalities.
@@ -40,22 +42,18 @@ SOLVERS = {
   ),
 }
 # Where they are compared, the solvers go down to the noise level at which the default
-# setup ends, 0.07 of the standard deviation of the latents, and are not guided.
-TIME_MIN = digits.get_config().sampler.time_min
-# The levels that the default setup guides.
-LEVELS = {
-  key: digits.get_config().guidance.energy[key] for key in ('noise_min', 'noise_max')
-}
+# sampling ends, 0.07 of the standard deviation of the latents, and are not guided.
+TIME_MIN = score_based.sampler()['time_min']
 GUIDANCE = {
   'none': {},
   **{
     f'classifier_free_{scale * 100:.0f}': dict(
-      name='classifier_free', scale=scale, joint_scale=scale, **LEVELS
+      name='classifier_free', scale=scale, joint_scale=scale, **score_based.LEVELS
     )
     for scale in (0.5, 1.0, 2.0, 4.0, 8.0)
   },
   **{
-    f'energy_{scale * 100:.0f}': dict(name='energy', scale=scale, **LEVELS)
+    f'energy_{scale * 100:.0f}': dict(name='energy', scale=scale, **score_based.LEVELS)
     for scale in (0.5, 1.0, 2.0)
   },
 }
@@ -76,83 +74,82 @@ ARGUMENT = {'rae': 'sbm_rae', 'mld': 'mld'}
 
 
 def get_study(arg=None):
-  arg = common.parse_arg(arg, data='digits', seeds=0, smoke=False)
-  common.choose('data', arg.data, CONFIGS)
+  arg = base.parse_arg(arg, data='digits', seeds=0, smoke=False)
+  base.choose('data', arg.data, CONFIGS)
   seeds = arg.seeds or CONFIGS[arg.data][2]
   return [row for seed in range(seeds) for row in rows_of_seed(arg, seed)]
 
 
 def rows_of_seed(arg, seed):
-  path, arguments, _, evaluations, paired_steps = CONFIGS[arg.data]
+  module, arguments, _, evaluations, paired_steps = CONFIGS[arg.data]
+  lender = f'ae_s{seed}'
+  shared = {'classifier': lender, 'unimodal': lender}
 
-  def row(
-    name, group, *, overrides=None, compare=None, setup_columns=None, columns=None, **kw
-  ):
-    """A row, most of whose columns and arguments are those of all rows."""
+  def row(name, group, *, overrides=None, ways=None, columns=None, **kw):
+    """A row, most of whose columns and arguments are those of all rows.
+
+    `ways` are the ways of sampling, as they differ from that of the config.
+    """
     config_arguments = arguments | kw.pop('arguments', {})
     text = ','.join(f'{key}={value}' for key, value in config_arguments.items())
+    text += ',smoke' * arg.smoke
+    default = module.get_config(text).samplings.default.to_dict()
+    ways = {'default': {}} | (ways or {})
+    samplings = {name: default | changes for name, changes in ways.items()}
     return Row(
       name=f'{name}_s{seed}',
       seed=seed,
-      config=f'{path}:{text}' + ',smoke' * arg.smoke,
+      config=f'configs/{arg.data}.py:{text}',
       columns={'group': group} | (columns or {}),
-      overrides={'compare': compare or {}} | (overrides or {}),
-      setup_columns=setup_columns or {},
+      overrides={'samplings': samplings} | (overrides or {}),
       **kw,
     )
 
   def vae(name, group, method='SBM-VAE', columns=None, **kw):
-    return row(
-      name, group, columns={'method': method} | (columns or {}),
-      pretrained=f'ae_s{seed}', **kw,
-    )  # fmt: skip
+    columns = {'method': method} | (columns or {})
+    return row(name, group, columns=columns, borrow=shared, **kw)
 
-  def other(name, method, compare=None):
+  def other(name, method, ways=None):
     """Another method: its own autoencoders, judged by the same classifier."""
     return row(
-      name, 'methods', columns={'method': method}, pretrained=f'ae_s{seed}',
-      arguments=dict(method=ARGUMENT[name]), compare=compare,
-      overrides=dict(pretrained_stages=('classifier',)),
-      setup_columns=in_guidance(compare) | {'default': DEFAULT} if compare else {},
+      name, 'methods', columns={'method': method}, borrow={'classifier': lender},
+      arguments=dict(method=ARGUMENT[name]), ways=ways,
+      sampling_columns=in_guidance(ways) | {'default': DEFAULT} if ways else {},
     )  # fmt: skip
 
   yield row(
     'ae', 'autoencoders', mode='train',
-    overrides=dict(stages=('classifier', 'unimodal')),
+    overrides=dict(train_only=('classifier', 'unimodal')),
   )  # fmt: skip
-  solvers, guided = solver_setups(evaluations, arg.smoke), guidance_setups(arg.smoke)
-  published, conditioned = conditioning_setups(arg.smoke)
+  solvers, guided = solver_ways(evaluations, arg.smoke), guidance_ways(arg.smoke)
+  conditioned = conditioning_ways(arg.smoke)
   yield vae(
-    'vae', 'methods', compare=solvers | guided,
+    'vae', 'methods', ways=solvers | guided,
     overrides={
-      'evaluate.likelihood.num_examples': 8 if arg.smoke else 100,
-      'evaluate.likelihood.num_probes': 8,
+      'evaluate.evaluators.likelihood.num_examples': 8 if arg.smoke else 100,
+      'evaluate.evaluators.likelihood.num_probes': 8,
     },
-    setup_columns={'default': DEFAULT}
+    sampling_columns={'default': DEFAULT}
     | {
-      setup: {'group': 'solvers', 'sampler': SOLVER_NAMES[setup.rpartition('_')[0]]}
-      for setup in solvers
+      name: {'group': 'solvers', 'sampler': SOLVER_NAMES[name.rpartition('_')[0]]}
+      for name in solvers
     }
     | in_guidance(guided),
   )  # fmt: skip
   yield other('rae', 'SBM-RAE', {'none': dict(guidance={})})
   yield other('mld', 'MLD')
   yield vae(
-    'published', 'methods', 'SBM-VAE, one time',
+    'published', 'methods', 'SBM-VAE, one time', ways=conditioned,
     overrides={
-      'stages': ('classifier', 'unimodal', 'score'),
+      'energy': {},
       'score.condition_probability': 0.0,
       'score.drop_probability': 0.0,
-      'conditioning': dict(name='paper'),
-      'guidance': {},
-      'sampler': published,
     },
-    compare=conditioned,
-    setup_columns={'default': PUBLISHED} | {
-      setup: {'group': 'conditioning', 'sampler': SOLVER_NAMES['sde_dpm']}
-      | (PUBLISHED if setup.endswith('published') else {})
-      for setup in conditioned
-    },
+    sampling_columns={
+      name: {'group': 'conditioning', 'sampler': SOLVER_NAMES['sde_dpm']}
+      | (PUBLISHED if name.endswith('published') else {})
+      for name in conditioned
+    } | {'default': PUBLISHED},
   )  # fmt: skip
   for percent in PAIRED:
     for used, suffix in ((True, ''), (False, '_only')):
@@ -162,7 +159,7 @@ def rows_of_seed(arg, seed):
       yield vae(
         f'paired_{percent}{suffix}', 'paired tuples',
         columns={'paired': f'{percent} %', 'unpaired': unpaired},
-        setup_columns={'default': DEFAULT},
+        sampling_columns={'default': DEFAULT},
         overrides={
           'score.paired_fraction': percent / 100,
           'score.use_unpaired': used,
@@ -180,14 +177,15 @@ def rows_of_many(row, numbers, smoke):
   shorter = {} if smoke else {
     'score.num_steps': 3_000,
     'energy.num_steps': 1_500,
-    'evaluate.max_subsets': 4,
+    'evaluate.evaluators.conditional.max_subsets': 4,
     'evaluate.num_examples': 500,
   }  # fmt: skip
   largest = max(numbers)
+  lender = dict.fromkeys(('classifier', 'unimodal'), 'ae_many_s0')
   yield row(
     'ae_many', 'autoencoders', mode='train', arguments=dict(modalities=largest),
     columns={'modalities': str(largest)},
-    overrides=dict(stages=('classifier', 'unimodal')) | autoencoders,
+    overrides=dict(train_only=('classifier', 'unimodal')) | autoencoders,
   )  # fmt: skip
   for number in numbers:
     yield row(
@@ -196,30 +194,31 @@ def rows_of_many(row, numbers, smoke):
       overrides={
         **autoencoders, **shorter,
         'score.network': dict(name='hub'),
-        'evaluate.num_given': tuple(sorted({1, number // 2, number - 1})),
+        'evaluate.evaluators.conditional.num_given': tuple(
+          sorted({1, number // 2, number - 1})
+        ),
       },
-      pretrained='ae_many_s0',
-      setup_columns={'default': DEFAULT},
+      borrow=lender,
+      sampling_columns={'default': DEFAULT},
     )  # fmt: skip
 
 
-def in_guidance(setups):
-  """Columns of setups with the default sampler and the guidance that they name."""
-  names = {
-    setup: setup.replace('classifier_free', 'classifier-free').split('_')
-    for setup in setups
+def in_guidance(ways):
+  """Columns of ways with the default sampler and the guidance that they name."""
+  words = {
+    name: name.replace('classifier_free', 'classifier-free').split('_') for name in ways
   }
   return {
-    setup: {
+    name: {
       'group': 'guidance',
       'sampler': 'default',
       'guidance': f'{kind} {int(scale[0]) / 100:g}' if scale else kind,
     }
-    for setup, (kind, *scale) in names.items()
+    for name, (kind, *scale) in words.items()
   }
 
 
-def solver_setups(evaluations, smoke):
+def solver_ways(evaluations, smoke):
   samplers = {
     f'{name}_{n}': solver(n) | {'time_min': TIME_MIN}
     for name, solver in SOLVERS.items()
@@ -233,10 +232,12 @@ def solver_setups(evaluations, smoke):
   samplers[f'sde_dpm_log_snr_{few}'] = SOLVERS['sde_dpm'](few) | {
     'time_min': TIME_MIN, 'grid': 'log_snr',
   }  # fmt: skip
-  return {name: dict(sampler=each, guidance={}) for name, each in samplers.items()}
+  return {
+    name: dict(sampler=sampler, guidance={}) for name, sampler in samplers.items()
+  }
 
 
-def guidance_setups(smoke):
+def guidance_ways(smoke):
   """Every guidance with the default sampler and conditioning."""
   return {
     name: dict(guidance=guidance)
@@ -245,19 +246,19 @@ def guidance_setups(smoke):
   }
 
 
-def conditioning_setups(smoke):
-  """The published sampler, and all rules of conditioning with two samplers."""
-  published = polymnist.get_config('preset=paper').sampler.to_dict()
-  published['num_steps'] = 2 if smoke else 100
-  few = SOLVERS['sde_dpm'](4 if smoke else 20) | {'time_min': TIME_MIN}
-  setups = {
-    f'{rule}_{name}': dict(conditioning=dict(name=rule), sampler=sampler)
-    for rule in ('paper', 'clean', 'noised')
-    for name, sampler in {'published': published, 'sde_dpm': few}.items()
+def conditioning_ways(smoke):
+  """The published way, as default, and all rules of conditioning with two samplers."""
+  samplers = {
+    'published': published.sampler() | {'num_steps': 2 if smoke else 100},
+    'sde_dpm': SOLVERS['sde_dpm'](4 if smoke else 20) | {'time_min': TIME_MIN},
   }
-  # The run's own setup.
-  del setups['paper_published']
+  ways = {
+    f'{rule}_{name}': dict(conditioning=dict(name=rule), sampler=sampler, guidance={})
+    for rule in ('paper', 'clean', 'noised')
+    for name, sampler in samplers.items()
+  }
   # Five visits of every level but the first: about 100 evaluations.
-  repaint = dict(name='repaint', jump_length=2, num_resamples=5)
-  setups['repaint_sde_dpm'] = dict(conditioning=repaint, sampler=few)
-  return published, setups
+  ways['repaint_sde_dpm'] = ways['paper_sde_dpm'] | dict(
+    conditioning=dict(name='repaint', jump_length=2, num_resamples=5)
+  )
+  return {'default': ways.pop('paper_published')} | ways

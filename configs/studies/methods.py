@@ -11,8 +11,8 @@ all of them diffusion decoders would be three times slower. They are also traine
 MVTCAE, whose posteriors of some modalities are drawn to that of all. With diffusion
 decoders come the weight of their likelihood and their guidance.
 
-  python -m mmsbm.study --study=configs/studies/methods.py:data=digits \
-    --workdir=runs/studies/methods_digits --results=launch/results/methods_digits.jsonl
+  python -m mmsbm.studies --study=configs/studies/methods.py:data=digits \
+    --workdir=runs/studies/methods_digits --results=launch/results/methods_digits.csv
 
 Arguments:
   data: digits (4 modalities), or polymnist (5, preset=cpu).
@@ -20,13 +20,14 @@ Arguments:
   smoke: every row in seconds; its numbers mean nothing.
 """
 
-from configs import common
-from configs.studies import Row
+from configs import digits, polymnist
+from mmsbm.configs import base, methods
+from mmsbm.studies import Row
 
-# File, its arguments, and seeds.
+# Module, its arguments, and seeds.
 CONFIGS = {
-  'digits': ('configs/digits.py', dict(modalities=4), 3),
-  'polymnist': ('configs/polymnist.py', dict(preset='cpu', modalities=5), 1),
+  'digits': (digits, dict(modalities=4), 3),
+  'polymnist': (polymnist, dict(preset='cpu', modalities=5), 1),
 }
 NAMES = {
   'sbm_vae': 'SBM-VAE',
@@ -53,69 +54,73 @@ OF_MLD = {'default': {'conditioning': '', 'sampler': 'predictor'}}
 
 
 def get_study(arg=None):
-  arg = common.parse_arg(arg, data='digits', seeds=0, smoke=False)
-  common.choose('data', arg.data, CONFIGS)
+  arg = base.parse_arg(arg, data='digits', seeds=0, smoke=False)
+  base.choose('data', arg.data, CONFIGS)
   seeds = arg.seeds or CONFIGS[arg.data][2]
   return [row for seed in range(seeds) for row in rows_of_seed(arg, seed)]
 
 
 def rows_of_seed(arg, seed):
-  path, arguments, _ = CONFIGS[arg.data]
+  module, arguments, _ = CONFIGS[arg.data]
 
-  def row(name, method, columns=None, **kw):
-    config_arguments = arguments | dict(method=method) | kw.pop('arguments', {})
-    text = ','.join(f'{key}={value}' for key, value in config_arguments.items())
+  def config_arguments(method, **more):
+    pairs = (arguments | dict(method=method) | more).items()
+    return ','.join(f'{key}={value}' for key, value in pairs) + ',smoke' * arg.smoke
+
+  def row(name, method, columns=None, more=None, **kw):
     return Row(
       name=f'{name}_s{seed}',
       seed=seed,
-      config=f'{path}:{text}' + ',smoke' * arg.smoke,
+      config=f'configs/{arg.data}.py:{config_arguments(method, **(more or {}))}',
       columns={'group': 'methods', **(columns or {'method': NAMES[method]})},
       **kw,
     )
 
   yield row(
     'ae', 'sbm_vae', {'group': 'autoencoders'}, mode='train',
-    overrides=dict(stages=('classifier', 'unimodal')),
+    overrides=dict(train_only=('classifier', 'unimodal')),
   )  # fmt: skip
-  # The classifier of all; of SBM-VAE also the autoencoders.
-  judged = dict(pretrained=f'ae_s{seed}')
-  own = dict(pretrained_stages=('classifier',))
-  probe = {'evaluate.linear_probe': common.PROBE_EXAMPLES}
-  for method in common.SCORE_METHODS:
+  # The classifier of all rows; SBM-VAE has its autoencoders too.
+  lender = f'ae_s{seed}'
+  judged = {'classifier': lender}
+  for method in methods.SCORE_METHODS:
     # Only SBM-VAE and SBM-RAE are guided, so what guidance is worth is measured; given
     # every number of modalities. Multi-modal latent diffusion has a sampler of its own.
     guided = method != 'mld'
-    unguided = {
-      'compare': {'unguided': dict(guidance={})}, 'evaluate.compare_all_given': True,
-    }  # fmt: skip
-    kw = dict(**judged, setup_columns=GUIDED if guided else OF_MLD)
-    overrides = probe | (unguided if guided else dict(compare={}))
-    overrides |= own if method != 'sbm_vae' else {}
-    yield row(method, method, overrides=overrides, **kw)
+    default = module.get_config(config_arguments(method)).samplings.default.to_dict()
+    unguided = {'unguided': default | dict(guidance={})} if guided else {}
+    kw = dict(
+      borrow=judged | ({'unimodal': lender} if method == 'sbm_vae' else {}),
+      sampling_columns=GUIDED if guided else OF_MLD,
+      overrides={
+        'evaluate.evaluators.linear_probe.num_train': methods.PROBE_EXAMPLES,
+        'samplings': {'default': default} | unguided,
+        'evaluate.evaluators.conditional.all_samplings': guided,
+      },
+    )
+    yield row(method, method, **kw)
     if method == 'sbm_vae':
       # A copy of the finished folder of `sbm_vae` saves the training of the rest.
-      yield row(
-        'sbm_vae_refined', method, {'method': 'SBM-VAE, refined'},
-        overrides=overrides, arguments=dict(refine=True), **kw,
-      )  # fmt: skip
-  for method in common.JOINT_METHODS:
+      columns = {'method': 'SBM-VAE, refined'}
+      yield row('sbm_vae_refined', method, columns, dict(refine=True), **kw)
+  for method in methods.JOINT_METHODS:
     # Diff-MVAE draws latents from its score model, the others from their prior.
     default = 'score' if method == 'diff_mvae' else 'prior'
     sampled = {
-      'default' if setup == default else setup: {'sampler': name}
-      for setup, name in SAMPLERS.items()
+      'default' if way == default else way: {'sampler': name}
+      for way, name in SAMPLERS.items()
     }
-    kw = dict(**judged, setup_columns=sampled)
-    yield row(method, method, overrides=own, **kw)
+    kw = dict(borrow=judged, sampling_columns=sampled)
+    yield row(method, method, **kw)
     if method in ('mvae', 'diff_mvae'):
       # With diffusion decoders as in the first version of arXiv 2408.16883.
       product = dict(name='mvae', beta=1.0, single_terms=False)
       yield row(
         f'{method}_product', method, {'method': f'{NAMES[method]}, product, two terms'},
-        overrides=own | {'joint.objective': product}, **kw,
+        overrides={'joint.objective': product}, **kw,
       )  # fmt: skip
     if method == 'diff_mvae':
       yield row(
         'diff_mvae_mvtcae', method, {'method': f'{NAMES[method]}, product, MVTCAE'},
-        overrides=own | {'joint.objective': common.OBJECTIVES['mvtcae']}, **kw,
+        overrides={'joint.objective': methods.OBJECTIVES['mvtcae']}, **kw,
       )  # fmt: skip

@@ -1,0 +1,219 @@
+"""Runs rows as processes of mmsbm.main, and measures what they cost.
+
+Any number of processes may work on one folder: a row is run under a lock that goes with
+the process, and what is finished is known by its finished.json.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import write_atomic
+from mmsbm.studies.definition import FINISHED, Row, Study
+
+COSTS = 'costs.json'
+POLL_SECONDS = 2.0
+PROGRAM = (sys.executable, '-m', 'mmsbm.main')
+BENCHMARK = (sys.executable, '-m', 'mmsbm.tools.benchmark', '--what=cost')
+# Steps whose rate is that of all: two blocks after one that compiles.
+_TIMED = ('--config.loop.block_steps=50', '--blocks=3')
+# Steps that make latents and examples, and steps that model latents: columns of tables.
+_PARTS = {
+  'autoencoder': ('unimodal', 'joint', 'refiner'),
+  'latent_model': ('score', 'energy'),
+}
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, wait: bool) -> Iterator[bool]:
+  """Holds a lock that goes with the process; yields whether it was free."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, 'w') as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      yield False
+      return
+    yield True
+
+
+def log(text: str) -> None:
+  print(f'{time.strftime("%H:%M:%S")} {text}', file=sys.stderr, flush=True)
+
+
+def run_row(study: Study, row: Row) -> str:
+  """Runs one row; returns what went wrong, or ''."""
+  path = study.workdir / 'logs' / f'{row.name}.log'
+  workdir = study.folder(row)
+  command = [*PROGRAM, *study.arguments(row), f'--workdir={workdir}']
+  start = time.monotonic()
+  log(f'{row.name} ...')
+  with open(path, 'a') as f:
+    process = subprocess.run(command, stdout=f, stderr=f)
+  seconds = time.monotonic() - start
+  if process.returncode:
+    return _problem(process.returncode, path)
+  marker = {'fingerprint': study.fingerprint(row), 'seconds': round(seconds, 1)}
+  write_atomic(workdir / FINISHED, json.dumps(marker) + '\n')
+  log(f'{row.name} finished in {seconds:.0f} s')
+  return ''
+
+
+def _problem(code: int, path: pathlib.Path) -> str:
+  lines = path.read_text(errors='replace').strip().splitlines() or ['']
+  return f'exit code {code}: {lines[-1]} ({path})'
+
+
+def run(
+  study: Study, rows: Sequence[Row], publish: Callable[[], None]
+) -> dict[str, str]:
+  """Runs the rows that are not finished and that no other process is running.
+
+  Args:
+    study: the whole.
+    rows: those to run, each after the rows that it borrows from.
+    publish: called without arguments after each row that was run.
+
+  Returns:
+    {name: what went wrong} of the rows that failed.
+  """
+  failed: dict[str, str] = {}
+  by_name = {row.name: row for row in study.rows}
+  pending = list(rows)
+  while pending:
+    waiting = []
+    for row in pending:
+      broken = [name for name in row.needs if name in failed]
+      if broken:
+        failed[row.name] = f'{broken[0]}, which it borrows from, failed'
+      elif not all(study.finished(by_name[name]) for name in row.needs):
+        waiting.append(row)
+      else:
+        lock = study.workdir / 'logs' / f'{row.name}.lock'
+        with locked(lock, wait=False) as is_free:
+          if not is_free:
+            waiting.append(row)
+          elif not study.finished(row):
+            problem = run_row(study, row)
+            if problem:
+              failed[row.name] = problem
+              log(f'{row.name} failed: {problem}')
+            else:
+              publish()
+    if len(waiting) == len(pending):
+      # Other processes are at work; what they leave undone is done here.
+      time.sleep(POLL_SECONDS)
+    pending = waiting
+  return failed
+
+
+def measure_costs(study: Study, rows: Sequence[Row]) -> dict[str, str]:
+  """Writes COSTS: what the programs of rows cost, unless it is known.
+
+  Returns:
+    {name: what went wrong} of the rows that failed.
+  """
+  failed, known = {}, read_costs(study)
+  for row in rows:
+    key = study.program(row)
+    if row.mode != 'run' or key in known:
+      continue
+    folder, path = study.folder(row), study.workdir / 'logs' / f'{row.name}.cost.log'
+    command = [*BENCHMARK, *study.arguments(row), *_TIMED, f'--workdir={folder}']
+    log(f'{row.name} ...')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'w') as f:
+      process = subprocess.run(command, stdout=subprocess.PIPE, stderr=f, text=True)
+    if process.returncode:
+      failed[row.name] = _problem(process.returncode, path)
+      continue
+    measured = [json.loads(line) for line in process.stdout.splitlines()]
+    known[key] = {
+      'row': row.name,
+      'seconds': {m['stage']: m['seconds'] for m in measured if 'stage' in m},
+      'seconds_per_sample': measured[-1]['seconds_per_sample'],
+      'matmul_gflops': [m['matmul_gflops'] for m in measured],
+      'where': {'jax': version('jax'), 'device': measured[-1]['device']},
+    }
+    write_atomic(study.workdir / COSTS, json.dumps(known, indent=1) + '\n')
+    log(json.dumps(known[key]))
+  return failed
+
+
+def read_costs(study: Study) -> dict[str, dict[str, Any]]:
+  """{program: what it costs}, as far as it has been measured."""
+  try:
+    return json.loads((study.workdir / COSTS).read_text())
+  except FileNotFoundError:
+    return {}
+  except ValueError as e:
+    raise UserError(f'{study.workdir / COSTS} is damaged; delete it.') from e
+
+
+def timed_costs(measured: Mapping[str, Any]) -> dict[str, float]:
+  """{metric: value} of an entry of `read_costs`."""
+  out = {'seconds_per_sample': measured['seconds_per_sample']}
+  for part, steps in _PARTS.items():
+    known = measured['seconds']
+    seconds = [known[step] for step in steps if step in known]
+    if seconds:
+      out[f'{part}_seconds'] = round(sum(seconds), 2)
+  return out
+
+
+def run_costs(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, float]:
+  """Parameters and seconds of training of a run, those of borrowed steps included.
+
+  What the run that a step is borrowed from does not tell is left out: the time, if that
+  run has other modalities.
+
+  Args:
+    folder: of the run.
+    record: its run.json.
+
+  Returns:
+    {metric: value}.
+  """
+  config = record['config']
+  borrow = config.get('borrow', {})
+  lenders = {step: _lender(folder, path) for step, path in borrow.items() if path}
+  autoencoders = {f'unimodal/{name}' for name in config['modalities']}
+  out: dict[str, float] = {}
+  for part, steps in _PARTS.items():
+    seconds, parameters = [], []
+    for step in (step for step in steps if step in record['steps']):
+      source = lenders.get(step, record)
+      is_same = source['config']['modalities'].keys() == config['modalities'].keys()
+      seconds.append(source['timings'].get(f'train {step}') if is_same else None)
+      parameters += [
+        count
+        for learner, count in source['parameters'].items()
+        if learner.split('/')[0] == step
+        and (step != 'unimodal' or learner in autoencoders)
+      ]
+    if parameters:
+      out[f'{part}_parameters'] = sum(parameters)
+    if seconds and None not in seconds:
+      out[f'{part}_seconds'] = round(sum(seconds), 2)
+  if 'seconds_per_sample' in record:
+    out['seconds_per_sample'] = record['seconds_per_sample']['value']
+  return out
+
+
+def _lender(folder: pathlib.Path, borrowed: str) -> Mapping[str, Any]:
+  """The record of a run that is borrowed from, as seen from here or from `folder`."""
+  path = pathlib.Path(os.path.expanduser(borrowed))
+  path = path if path.exists() else folder / path
+  try:
+    return json.loads((path / 'run.json').read_text())
+  except (OSError, ValueError):
+    return {'config': {'modalities': {}}, 'timings': {}, 'parameters': {}}
