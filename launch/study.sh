@@ -7,4 +7,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 prepare_environment requirements.txt
-exec "$python" -m mmsbm.study "$@"
+exec "$python" -m mmsbm.studies "$@"

@@ -127,7 +127,7 @@ def test_an_array_of_slurm_shares_the_rows_of_a_study_out(clone, tmp_path):
   )
   assert result.returncode == 0, result.stderr
   assert (tmp_path / 'log').read_text().splitlines()[-1] == (
-    'python -m mmsbm.study --task=2 --num_tasks=8 --study=s.py --workdir=w'
+    'python -m mmsbm.studies --task=2 --num_tasks=8 --study=s.py --workdir=w'
   )
 
 

@@ -38,9 +38,10 @@ class Row:
   Attributes:
     name: of its folder.
     config: 'file:arguments', as in --config.
-    columns: what the table says of it. The runs of several seeds have the same
-      columns, and no other rows have; 'group', 'paired', 'unpaired' and 'modalities'
-      are known to the figures. Keys and values are text without '|' and ':'.
+    columns: what the table says of it, by default its name. The runs of several seeds
+      have the same columns, and no other rows have; 'group', 'paired', 'unpaired' and
+      'modalities' are known to the figures. Keys and values are text without '|' and
+      ':'.
     overrides: {dotted key of the config: value}. A dictionary replaces the whole
       section, so {'energy': {}} leaves that step out.
     sampling_columns: {name in config.samplings: columns that differ for it}.
@@ -67,6 +68,8 @@ class Row:
   def __post_init__(self):
     if not re.fullmatch(r'[\w.-]+', self.name):
       raise UserError(f'the name {self.name!r} of a row is not fit for a folder.')
+    if not self.columns:
+      object.__setattr__(self, 'columns', {'method': self.name})
     for columns in (self.columns, *self.sampling_columns.values()):
       for key, value in columns.items():
         if not isinstance(value, str) or re.search(r'[|:\n]', key + value):

@@ -149,7 +149,7 @@ def _lines_of_run(study: Study, row: Row) -> list[Line]:
     'modalities': num_modalities,
     'paired_fraction': float(config.get('score', {}).get('paired_fraction', 1.0)),
     'version': (record.get('git_commit') or record['versions'].get('mmsbm', ''))[:7],
-    'definition': _definition(record),
+    'definition': definition_of(record),
     'command': study.command(row),
     'jax': record['versions']['jax'],
     'device': ', '.join(sorted(set(record['devices']))),
@@ -167,7 +167,7 @@ def _lines_of_run(study: Study, row: Row) -> list[Line]:
   return lines + [common | _cost_line(row, *cost) for cost in costs]
 
 
-def _definition(record: Mapping[str, Any]) -> str:
+def definition_of(record: Mapping[str, Any]) -> str:
   """Identifies what was measured: fingerprints of the steps, and the options."""
   config = record['config']
   parts = [record.get('steps'), {key: config.get(key) for key in _MEASURING}]
