@@ -60,17 +60,17 @@ if flags['--mode'] == 'run':
   record['seconds_per_sample'] = dict(value=0.001)
   common = dict(split='test', seed=seed, step=6, n=30)
   heun = dict(sampler='heun(num_steps=2)', conditioning='time_zero()', guidance='')
-  made = dict(heun, sampling='default', nfe=3)
+  way = dict(heun, sampling='default', nfe=3)
   rows = [
     dict(metric='classifier_accuracy', value=0.9, stderr=0.1, target='mean'),
-    dict(made, metric='joint_coherence', value=0.5 + seed / 10, stderr=0.01,
+    dict(way, metric='joint_coherence', value=0.5 + seed / 10, stderr=0.01,
          num_given=0, given=[], at_least=2),
-    dict(made, metric='joint_coherence', value=0.9, num_given=0, given=[], at_least=1),
-    dict(made, metric='coherence', value=0.75, stderr=0.01, num_given=1, target='m0',
+    dict(way, metric='joint_coherence', value=0.9, num_given=0, given=[], at_least=1),
+    dict(way, metric='coherence', value=0.75, stderr=0.01, num_given=1, target='m0',
          given=['m1']),
-    dict(made, metric='coherence', value=0.7, stderr=0.01, num_given=1, target='mean',
+    dict(way, metric='coherence', value=0.7, stderr=0.01, num_given=1, target='mean',
          given='mean'),
-    dict(made, sampling='heun', metric='frechet', value=None, num_given=1,
+    dict(way, sampling='heun', metric='frechet', value=None, num_given=1,
          target='mean', given='mean', features='classifier'),
   ]
   (workdir / 'results.jsonl').write_text(

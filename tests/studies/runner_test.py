@@ -85,17 +85,17 @@ def test_run_costs_are_those_of_the_run_and_of_what_it_borrows(folder):
   )) == 0  # fmt: skip
   path = folder.work / 'a'
   record = json.loads((path / 'run.json').read_text())
-  own = {
+  latent_model = {
     'latent_model_parameters': 7, 'latent_model_seconds': 2.5,
     'seconds_per_sample': 0.001,
   }  # fmt: skip
   autoencoders = {'autoencoder_parameters': 23, 'autoencoder_seconds': 4.0}
-  assert runner.run_costs(path, record) == autoencoders | own
+  assert runner.run_costs(path, record) == autoencoders | latent_model
   # The time of autoencoders of other modalities says nothing.
   del record['config']['modalities']['m1']
-  assert runner.run_costs(path, record) == own | {'autoencoder_parameters': 11}
+  assert runner.run_costs(path, record) == latent_model | {'autoencoder_parameters': 11}
   record['config']['borrow']['unimodal'] = '../none'
-  assert runner.run_costs(path, record) == own
+  assert runner.run_costs(path, record) == latent_model
 
 
 BENCHMARK = """
