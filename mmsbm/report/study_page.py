@@ -1,65 +1,159 @@
-"""The page of a study: its tables and curves."""
+"""The page of a study, and its pictures for documents."""
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from mmsbm.infra import errors, files, images
-from mmsbm.report import figures, markup, numbers, tables
-from mmsbm.report.samples import compare_samples
-from mmsbm.report.tables import Entry, Table
+import markupsafe
+import numpy as np
+
+from mmsbm.infra import errors, files
+from mmsbm.report import figures, grid, tables
+from mmsbm.report.page import render
+from mmsbm.report.results import Number, family
+from mmsbm.report.tables import Entry
+
+# The group whose entries are compared with each other.
+METHODS = 'methods'
+# Frames of the trade-off: title -> coherence and quality, but for the features.
+TRADE_OFFS = {
+  'given one modality': (('coherence', 1), ('frechet', 1)),
+  'given the rest': (('coherence', 'rest'), ('frechet', 'rest')),
+  'given nothing': (('joint_coherence', 0), ('frechet', 0)),
+}
+# Frames of the curves over entries.
+QUALITY = {
+  'joint coherence': ('joint_coherence', 0),
+  'coherence given the rest': ('coherence', 'rest'),
+  'Fréchet distance, unconditional': ('frechet', 0),
+}
 
 
 def write_study_report(
   path: str | os.PathLike,
   name: str,
-  lines: Sequence[numbers.Row],
+  lines: Sequence[Mapping[str, Any]],
   samples: Mapping[str, str | os.PathLike] | None = None,
 ) -> pathlib.Path:
-  """Writes the page of a study; returns its path.
+  """Writes the page of a study.
 
   Args:
     path: of the page, which refers to nothing outside itself.
     name: of the study.
     lines: of its results file.
-    samples: {method: its file of samples}, all of the same examples.
+    samples: {method: its file of samples, NAME.npz}, all of the same examples.
+
+  Returns:
+    The path.
   """
-  found = tables.entries(lines)
-  default = [e for e in found if e.first.get('setup') == 'default']
-  sections = [
-    ('Quality', _table(tables.generation_table(lines)) if found else _NOTHING),
-    ('Coherence against quality', _trade_offs(found)),
-    ('Samples given one modality', _samples(samples or {})),
-    (
-      'Quality against network evaluations',
-      _curves(
-        [(f'{e.run()}, {_way(e)}', e.nfe, e) for e in found if e.nfe],
-        'network evaluations per sample',
-      ),
+  found, problems = tables.entries(lines), []
+  default = [e for e in found if e.first['sampling'] == 'default']
+  pictures = b''
+  try:
+    pictures = compare_samples(samples) if len(samples or ()) > 1 else b''
+  except errors.UserError as error:
+    problems.append(str(error))
+  frames = _trade_offs(found)
+  networks = tables.network_table(lines)
+  curves = {
+    'Quality against network evaluations': (
+      [(f'{e.run()}, {_way(e)}', e.nfe, e) for e in found if e.nfe],
+      'network evaluations per sample',
     ),
-    (
-      'Paired tuples',
-      _curves(
-        _paired_points(default), 'share of training tuples whose pairing is known'
-      ),
+    'Paired tuples': (
+      _paired_points(default),
+      'share of training tuples whose pairing is known',
     ),
-    (
-      'Number of modalities',
-      _curves([(e.run('modalities'), e.modalities, e) for e in default], 'modalities'),
+    'Number of modalities': (
+      [(e.run('modalities'), e.modalities, e) for e in default],
+      'modalities',
     ),
-    ('Trained networks', _networks(lines)),
-    ('Commands', _commands(lines)),
-  ]
+  }
+  runs = len({line['row'] for line in lines})
+  context = {
+    'name': name,
+    'subtitle': '',
+    'chips': [f'{runs} finished runs', f'{len(found)} lines'],
+    'problems': problems,
+    'main': _words_and_numbers(tables.generation_table(lines)) if found else None,
+    'trade_offs': markupsafe.Markup(
+      figures.svg(figures.trade_offs(frames), 'coherence against quality')
+    )
+    if frames
+    else '',
+    'samples': figures.data_uri(pictures) if pictures else '',
+    'curves': {
+      title: markupsafe.Markup(svg)
+      for title, (points, xlabel) in curves.items()
+      if (svg := _curves(points, xlabel))
+    },
+    'networks': _words_and_numbers(networks) if networks.entries else None,
+    'commands': '\n'.join({line['row']: line['command'] for line in lines}.values()),
+  }
   path = pathlib.Path(path)
-  subtitle = f'{len({line["row"] for line in lines})} finished runs'
-  footer = 'Written by mmsbm.study from the results of its runs.'
-  files.write_atomic(path, markup.page(name, subtitle, sections, footer, wide=True))
+  files.write_atomic(path, render('study.html.j2', **context))
   return path
 
 
-# The group whose entries are compared with each other.
-METHODS = 'methods'
-_NOTHING = markup.missing('No row is finished yet.')
+def _words_and_numbers(table: tables.Table) -> dict[str, Any]:
+  words = table.words
+  return {
+    'words': list(words),
+    'numbers': list(table.measured),
+    'lines': list(zip(words.itertuples(index=False), table.numbers, strict=True)),
+    'note': tables.note(table),
+    'has_best': table.generated,
+  }
+
+
+def trade_off_figure(lines: Sequence[Mapping[str, Any]]) -> bytes:
+  """Draws coherence against quality of the methods; empty if there is only one.
+
+  Returns:
+    PNG.
+  """
+  frames = _trade_offs(tables.entries(lines))
+  return figures.png(figures.trade_offs(frames)) if frames else b''
+
+
+def _trade_offs(found: Sequence[Entry]) -> dict[str, dict]:
+  """What `figures.trade_offs` draws: each method as it is sampled from."""
+  methods = [e for e in found if e.columns.get('group', METHODS) == METHODS]
+  frames = {}
+  for title, (coherence, quality) in TRADE_OFFS.items():
+    features = _first_features(methods, quality)
+    points = {}
+    for entry in methods:
+      cells = entry.cell((*coherence, None)), entry.cell((*quality, features))
+      if all(cell and cell.value is not None for cell in cells):
+        points[entry.run(), entry.sampling()] = cells
+    if len(points) > 1:
+      frames[title] = points
+  return frames
+
+
+def _first_features(found: Iterable[Entry], measure: tuple) -> str | None:
+  return next((m[2] for e in found for m in e.cells if m[:2] == measure), None)
+
+
+def _curves(points: Sequence[tuple[str, float, Entry]], xlabel: str) -> str:
+  """Curves through entries (line, x, entry); nothing if no line has two points."""
+  frames = {}
+  for title, measure in QUALITY.items():
+    features = _first_features((entry for *_, entry in points), measure)
+    lines: dict[str, dict[float, Number]] = {}
+    for name, x, entry in points:
+      cell = entry.cells.get((*measure, features))
+      if cell:
+        lines.setdefault(name, {})[x] = cell
+    lines = {
+      n: dict(sorted(line.items())) for n, line in lines.items() if len(line) > 1
+    }
+    if lines:
+      frames[title] = lines
+  return figures.against_cost(frames, xlabel=xlabel) if frames else ''
 
 
 def _paired_points(found: Sequence[Entry]) -> list[tuple[str, float, Entry]]:
@@ -85,104 +179,82 @@ def _paired_points(found: Sequence[Entry]) -> list[tuple[str, float, Entry]]:
   return points
 
 
-def trade_off_figure(lines: Sequence[numbers.Row]) -> bytes:
-  """Coherence against quality of the methods as a PNG; empty if there is only one."""
-  panels = _trade_off_panels(tables.entries(lines))
-  return figures.trade_offs(panels) if panels else b''
-
-
-def _trade_off_panels(found: Sequence[Entry]) -> dict[str, dict]:
-  """What `figures.trade_offs` draws: each method as it is sampled from."""
-  methods = [e for e in found if e.columns.get('group', METHODS) == METHODS]
-  panels = {}
-  for title, measures in numbers.TRADE_OFFS.items():
-    features = next(
-      (m[2] for e in methods for m in e.cells if m[:2] == measures[1]), None
-    )
-    points = {}
-    for entry in methods:
-      cells = [
-        entry.cell((*measure, kind))
-        for measure, kind in zip(measures, (None, features), strict=True)
-      ]
-      if all(cell and numbers.is_finite(cell['value']) for cell in cells):
-        points[entry.run(), entry.sampling()] = tuple(cells)
-    if len(points) > 1:
-      panels[title] = points
-  return panels
-
-
-def _trade_offs(found: Sequence[Entry]) -> str:
-  panels = _trade_off_panels(found)
-  if not panels:
-    return ''
-  caption = (
-    'Better is to the right and below; bars are standard errors. Along the line '
-    'nothing is better in both. Given nothing the coherence is the joint one.'
-  )
-  return markup.plot(figures.trade_offs(panels), caption)
-
-
-def _samples(paths: Mapping[str, str | os.PathLike]) -> str:
-  if len(paths) < 2:
-    return ''
-  try:
-    panel = compare_samples(paths)
-  except errors.UserError as error:
-    return markup.missing(str(error))
-  caption = 'The first sample of the first test examples of each class, unselected.'
-  return markup.figure(images.encode_png(panel), caption)
-
-
-def _curves(points: Sequence[tuple[str, float, Entry]], xlabel: str) -> str:
-  """Panels of curves through entries; nothing if no line has two points."""
-  panels = numbers.quality_curves(
-    [
-      (name, x, cell, e.modalities)
-      for name, x, e in points
-      for cell in e.cells.values()
-    ]
-  )
-  if not panels:
-    return ''
-  caption = (
-    f'Against the {xlabel}; bars are standard errors. Given the rest: all modalities '
-    'but one are observed. Of the Fréchet distance, low is good.'
-  )
-  return markup.plot(figures.panels_of_curves(panels, xlabel=xlabel), caption)
-
-
 def _way(entry: Entry) -> str:
   """How samples were drawn, but for the number of steps."""
   sampler = entry.first['columns'].get('sampler')
   if sampler is None:
-    return numbers.family(entry.first)
+    return family(entry.first)
   rest = (entry.columns.get(key) for key in ('conditioning', 'guidance'))
   return ', '.join(filter(None, [sampler, *rest]))
 
 
-def _table(table: Table) -> str:
-  said, words = table.words()
-  body = [
-    line
-    + [
-      markup.number_cell(
-        entry.cell(measure), with_n=False, bold=table.is_best(entry, measure)
-      )
-      for _, measure in table.measured
-    ]
-    for entry, line in zip(table.entries, words, strict=True)
-  ]
-  head = [*said, *(f'#{caption}' for caption, _ in table.measured)]
-  bold = ' Bold is the best of its group.' if table.generated else ''
-  return markup.table(head, body, 'dense') + markup.note(tables.note(table) + bold)
+def compare_samples(
+  paths: Mapping[str, str | os.PathLike], max_examples: int = 10, max_targets: int = 3
+) -> bytes:
+  """Draws what several runs make of the same examples: a row for each run.
+
+  A row holds the first sample of every example, for one modality after another. Above
+  stand what was given and the true examples. Only pictures are drawn.
+
+  Args:
+    paths: {caption of the row: conditional file, samples/NAME.npz}. Files of other
+      examples than the first one, or of other modalities, are left out.
+    max_examples: shown of each file.
+    max_targets: generated modalities shown.
+
+  Returns:
+    PNG; empty if no generated modality is a picture.
+
+  Raises:
+    UserError: a file is damaged.
+  """
+  loaded = {caption: _load(path) for caption, path in paths.items()}
+  first = next(iter(loaded.values()))
+  observed = dict(zip(first['modalities'], first['observed'].all(0), strict=True))
+  pictures = [m for m in observed if _is_picture(first.get(f'given/{m}'))]
+  targets = [m for m in pictures if not observed[m]][:max_targets]
+  count = min(max_examples, len(first['observed']))
+  if not targets:
+    return b''
+  rows = {
+    f'given {m}': [*first[f'given/{m}'][:count]] * len(targets)
+    for m in pictures
+    if observed[m]
+  }
+  rows['test examples'] = [x for m in targets for x in first[f'given/{m}'][:count]]
+  for caption, content in loaded.items():
+    if _same_examples(content, first):
+      rows[caption] = [x for m in targets for x in content[f'generated/{m}'][:count, 0]]
+  titles = [m if i == 0 else '' for m in targets for i in range(count)]
+  return grid.draw_grid(list(rows.values()), list(rows), titles)
 
 
-def _networks(lines: Sequence[numbers.Row]) -> str:
-  table = tables.network_table(lines)
-  return _table(table) if table.entries else ''
+def _load(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  try:
+    # NumPy leaves a file open that turns out to be no archive.
+    with open(path, 'rb') as f, np.load(f, allow_pickle=False) as archive:
+      arrays = dict(archive)
+    arrays['modalities'] = tuple(map(str, arrays['modalities']))
+    arrays['observed'] = np.asarray(arrays['observed'], bool)
+    return arrays
+  except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    raise errors.UserError(
+      f'{path} is not a file of samples ({error}); delete it and sample again.'
+    ) from error
 
 
-def _commands(lines: Sequence[numbers.Row]) -> str:
-  commands = {line['row']: line['command'] for line in lines}
-  return markup.folded('The command of every row', '\n'.join(commands.values()))
+def _is_picture(array: np.ndarray | None) -> bool:
+  return (
+    array is not None
+    and array.dtype == np.uint8
+    and array.ndim == 4
+    and array.shape[-1] in (1, 3)
+  )
+
+
+def _same_examples(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+  return one['modalities'] == other['modalities'] and all(
+    np.array_equal(array, one.get(name))
+    for name, array in other.items()
+    if name == 'observed' or name.startswith('given/')
+  )
