@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from mmsbm.infra import errors, metric_writer
 from mmsbm.report import results
 
 KINDS_OF_SAMPLES = ('conditional', 'unconditional', 'reconstruction')
+# The side in pixels of pictures that are enlarged, with sharp pixels.
+SMALL = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +126,18 @@ def _example(row: Mapping[str, Any]) -> dict[str, Any]:
       {
         'html': markupsafe.Markup(tile['html']),
         'caption': caption,
-        'is_picture': tile['html'].lstrip().startswith('<img'),
+        'look': _look(tile['html']),
       }
     )
   return {'caption': row.get('caption', ''), 'groups': groups}
+
+
+def _look(tile: str) -> str:
+  """The class of a tile: a small or a large picture, or a drawing or words."""
+  picture = re.match(r'\s*<img\b[^>]*?(?:\bwidth="(\d+)"|>)', tile)
+  if not picture:
+    return 'free'
+  return 'large' if int(picture[1] or 0) > SMALL else 'small'
 
 
 def _read_curves(path) -> pd.DataFrame:

@@ -12,6 +12,8 @@ from mmsbm.infra import files
 
 # Inches: the height of a tile, and the room of a letter of a caption.
 TILE, LETTER = 0.5, 0.085
+# The width of an empty column in tiles.
+GAP = 0.15
 
 
 def draw_grid(
@@ -24,7 +26,7 @@ def draw_grid(
 
   Args:
     tiles: rows of equal length of uint8 [h, w, 1 or 3]; None leaves a cell blank. A
-      column is as wide as its widest picture is for its height.
+      column is as wide as its widest picture is for its height, or a gap.
     row_titles: text to the left of each row, or none.
     column_titles: text above each column, or none.
     title: text above all.
@@ -32,8 +34,10 @@ def draw_grid(
   Returns:
     PNG.
   """
-  shape = [[(1, 1) if t is None else t.shape[:2] for t in row] for row in tiles]
-  ratios = [max(w / h for h, w in column) for column in zip(*shape, strict=True)]
+  columns = [
+    [t for t in column if t is not None] for column in zip(*tiles, strict=True)
+  ]
+  ratios = [max((t.shape[1] / t.shape[0] for t in c), default=GAP) for c in columns]
   left = LETTER * max(map(len, row_titles), default=0) + 0.1
   top = 0.08 + 0.26 * bool(column_titles) + 0.3 * bool(title)
   width, height = TILE * sum(ratios) + left + 0.1, TILE * len(tiles) + top + 0.1

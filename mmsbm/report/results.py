@@ -85,7 +85,8 @@ def read_rows(path: str | os.PathLike) -> pd.DataFrame:
   rows['count'] = pd.Series(map(_count, rows.to_dict('records')), dtype=object)
   splits = list(rows.split)
   if splits:
-    rows = rows[rows.split == ('test' if 'test' in splits else splits[-1])]
+    shown = 'test' if 'test' in splits else splits[-1]
+    rows = rows[[split == shown for split in splits]]
   same = ['metric', 'target', 'given', 'num_given', 'sampling', 'features', 'at_least']
   return rows.drop_duplicates(same, keep='last').reset_index(drop=True)
 
@@ -182,13 +183,16 @@ class Panel:
         if len(means)
         else average([*map(number, part.itertuples())])
       )
-    order = [MEAN, *self.modalities]
-    order += [line for line in lines if line not in order and line != ADDED] + [ADDED]
+    targets = [line for line in lines if line not in (MEAN, ADDED)]
+    if MEAN in lines and len(targets) == 1:
+      # The mean over one target is that target.
+      lines[targets[0]] |= lines.pop(MEAN)
+    order = [MEAN, *self.modalities, *targets, ADDED]
     return {
       line: dict(
         sorted(lines[line].items(), key=lambda item: (item[0] is None, item[0]))
       )
-      for line in order
+      for line in dict.fromkeys(order)
       if line in lines
     }
 
@@ -201,7 +205,7 @@ class Panel:
     for line in (MEAN, TOGETHER):
       if line in self.lines:
         return {line: self.lines[line]}
-    lines = list(self.lines.items())
+    lines = [(name, line) for name, line in self.lines.items() if name != ADDED]
     return dict(lines[-1:] if self.levels else lines)
 
   @property

@@ -77,7 +77,11 @@ def write_study_report(
     'subtitle': '',
     'chips': [f'{runs} finished runs', f'{len(found)} lines'],
     'problems': problems,
-    'main': _words_and_numbers(tables.generation_table(lines)) if found else None,
+    'groups': {
+      group or '': _words_and_numbers(tables.generation_table(own))
+      for group in dict.fromkeys(entry.group for entry in found)
+      if (own := [x for x in lines if x['columns'].get('group') == group])
+    },
     'trade_offs': markupsafe.Markup(
       figures.svg(figures.trade_offs(frames), 'coherence against quality')
     )
@@ -216,16 +220,21 @@ def compare_samples(
   count = min(max_examples, len(first['observed']))
   if not targets:
     return b''
+
+  def row(blocks):
+    # A gap stands between modalities.
+    return [tile for block in blocks for tile in (*block[:count], None)][:-1]
+
   rows = {
-    f'given {m}': [*first[f'given/{m}'][:count]] * len(targets)
+    f'given {m}': row([first[f'given/{m}']] * len(targets))
     for m in pictures
     if observed[m]
   }
-  rows['test examples'] = [x for m in targets for x in first[f'given/{m}'][:count]]
+  rows['test examples'] = row(first[f'given/{m}'] for m in targets)
   for caption, content in loaded.items():
     if _same_examples(content, first):
-      rows[caption] = [x for m in targets for x in content[f'generated/{m}'][:count, 0]]
-  titles = [m if i == 0 else '' for m in targets for i in range(count)]
+      rows[caption] = row(content[f'generated/{m}'][:, 0] for m in targets)
+  titles = [m if i == 0 else '' for m in targets for i in range(count + 1)][:-1]
   return grid.draw_grid(list(rows.values()), list(rows), titles)
 
 

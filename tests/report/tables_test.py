@@ -1,0 +1,86 @@
+import math
+
+import pytest
+
+from mmsbm.infra.errors import UserError
+from mmsbm.report import tables
+
+
+def test_over_seeds_is_the_mean_with_its_own_error(lines):
+  (entry,) = [e for e in tables.entries(lines) if e.columns['method'] == 'A']
+  cell = entry.cell(('coherence', 1, None))
+  values = [0.6 * (1.02 + 0.01 * seed) for seed in (0, 1)]
+  assert cell.value == pytest.approx(sum(values) / 2)
+  deviation = abs(values[1] - values[0]) / math.sqrt(2)
+  assert cell.stderr == pytest.approx(deviation / math.sqrt(2))
+  assert (cell.n, cell.averaged) == (1500, 2)
+
+
+def test_over_seeds_keeps_the_error_of_a_single_line_and_counts(lines):
+  one_seed = [line for line in lines if line['seed'] == 0]
+  entry = tables.entries(one_seed)[0]
+  assert entry.cell(('coherence', 1, None)).stderr == 0.01
+  (network, _) = tables.entries(lines, generated=False)
+  cell = network.cell(('autoencoder_parameters', None, None))
+  assert (cell.value, cell.stderr, cell.averaged) == (1000, None, 2)
+
+
+def test_entry_cell_takes_one_given_of_two_modalities_as_the_rest(lines):
+  for line in lines:
+    line['modalities'] = 2
+  entry = tables.entries(lines)[0]
+  assert entry.cell(('coherence', 1, None)) == entry.cell(('coherence', 'rest', None))
+
+
+def test_entries_refuses_two_rows_of_the_same_columns_and_seed(lines):
+  lines.append(lines[0] | {'row': 'again'})
+  with pytest.raises(UserError, match='A_s0 and again have the same columns'):
+    tables.entries(lines, generated=False)
+
+
+def test_entries_stand_by_family_and_cost(lines):
+  runs = [(e.columns['method'], e.nfe) for e in tables.entries(lines)]
+  assert runs == [('A', 20), ('B', 5), ('B', 20)]
+
+
+def test_markdown_is_the_table_and_its_note(lines):
+  out = tables.markdown(lines).split('\n')
+  head = out[0].strip('| ').split(' | ')
+  assert head == [
+    'run', 'sampled with', 'NFE', 'coherence given 1', 'given the rest', 'joint',
+    'Fréchet, unconditional', 'Fréchet, given the rest',
+  ]  # fmt: skip
+  first, *_, last = (line.strip('| ').split(' | ') for line in out[2:5])
+  assert first[:3] == ['A', 'heun(num_steps=20)', '20']
+  # Coherence is best where it is high, the distance where it is low.
+  assert last[3] == '**0.675 ± 0.003**' and first[6] == '**20.50 ± 0.10**'
+  assert [cell.startswith('**') for cell in first] == [False] * 6 + [True] * 2
+  assert '± is one standard error over 2 seeds of the training.' in out[6]
+  assert 'n = 1,500 test examples' in out[6] and 'In all lines: conditioning' in out[6]
+  assert out[8] == '| run | reconstruction | parameters: autoencoders |'
+  assert out[10] == '| A | 0.900 ± 0 | 1,000 |'
+
+
+def test_markdown_reads_lines_that_say_setup(lines):
+  older = [
+    {('setup' if k == 'sampling' else k): v for k, v in x.items()} for x in lines
+  ]
+  assert tables.markdown(older) == tables.markdown(lines)
+
+
+def test_generation_table_has_columns_for_metrics_that_it_does_not_know(lines):
+  for line in [x for x in lines if x['metric'] == 'coherence']:
+    lines.append(line | {'metric': 'r2', 'better': {'r2': 'low'}})
+  table = tables.generation_table(lines)
+  assert {'R², given 1', 'R², given the rest'} <= set(table.measured)
+
+
+def test_bold_is_the_best_of_a_group(lines):
+  for line in lines:
+    line['columns'] = line['columns'] | {'group': line['columns']['method']}
+  best = [
+    [cell.best for cell in numbers[:1]]
+    for numbers in tables.generation_table(lines).numbers
+  ]
+  # A method alone in its group has no rival.
+  assert best == [[False], [False], [True]]
