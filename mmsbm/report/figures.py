@@ -127,11 +127,9 @@ def against_cost(panels: Mapping[str, Mapping[str, Line]], *, xlabel: str) -> st
           x, y, yerr=error, linewidth=1.5, marker='o', markersize=3.5, capsize=2,
           **look[name],
         )  # fmt: skip
-      ticks = _apart([x for line in lines.values() for x in line if x > 0])
-      if ticks:
+      if min(x for line in lines.values() for x in line) > 0:
         axes.set_xscale('log')
-        axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
-      axes.xaxis.set_minor_formatter(NullFormatter())
+        _plain_ticks(axes.xaxis)
       axes.set_title(title)
       axes.set_xlabel(xlabel)
     figure.legend(
@@ -302,24 +300,18 @@ def _axes(count: int, *, width: float, height: float) -> tuple[Figure, list[Any]
   return figure, [figure.add_subplot(1, count, i + 1) for i in range(count)]
 
 
-def _apart(values: Sequence[float], share: float = 0.09) -> list[float]:
-  """Positive values that are apart on a logarithmic axis; frequent ones first."""
-  kept: list[float] = []
-  for value in sorted(set(values), key=lambda v: (-values.count(v), v)):
-    gap = share * np.log(max(values) / min(values))
-    if all(abs(np.log(value / neighbour)) >= gap for neighbour in kept):
-      kept.append(value)
-  return sorted(kept)
-
-
 def _logarithmic_if_wide(axes, values: np.ndarray) -> None:
   """Makes the y axis logarithmic if positive values span more than a factor of 3."""
-  if values.min() <= 0 or values.max() <= 3 * values.min():
-    return
-  axes.set_yscale('log')
-  axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
-  axes.yaxis.set_minor_formatter(NullFormatter())
+  if values.min() > 0 and values.max() > 3 * values.min():
+    axes.set_yscale('log')
+    _plain_ticks(axes.yaxis)
+
+
+def _plain_ticks(axis) -> None:
+  """Labels 1, 2, 5, 10 ... of a logarithmic axis as such."""
+  axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+  axis.set_minor_formatter(NullFormatter())
 
 
 def _points(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -24,6 +24,8 @@ MAX_ROWS = 1500
 MAX_COUNTS = 8
 # Panels of one step of the training: the loss and its largest parts.
 MAX_TERMS = 6
+# Lines of a summary that need no name.
+UNNAMED = (results.MEAN, 'value')
 
 
 def write_report(workdir: str | os.PathLike) -> pathlib.Path:
@@ -83,34 +85,18 @@ class Grid:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _grid(lines: Mapping[str, Mapping[Any, Number]], label: Callable) -> Grid:
+def _grid(lines: Mapping[str, Mapping[Any, Number]], num_modalities: int) -> Grid:
   keys = sorted(
     {key for line in lines.values() for key in line}, key=lambda k: (k is None, k)
   )
   body = [(name, [line.get(key) for key in keys]) for name, line in lines.items()]
-  return Grid([label(key) for key in keys], body)
-
-
-def _given(num_modalities: int) -> Callable[[int | None], str]:
-  """Captions of columns: how many modalities were given."""
-
-  def label(count):
-    if count is None:
-      return 'value'
-    word = results.given_label(count, num_modalities)
-    return word if word in (f'{count}', 'nothing') else f'{count} ({word})'
-
-  return label
+  return Grid([results.given_label(key, num_modalities) for key in keys], body)
 
 
 def _summary(panels: Sequence[Panel], num_modalities: int) -> dict[str, Any] | None:
   """The main lines of all panels, in few columns."""
   lines = [
-    (
-      panel,
-      '' if len(panel.main) == 1 and name in (results.MEAN, 'value') else name,
-      line,
-    )
+    (panel, '' if name in UNNAMED else name, line)
     for panel in panels
     for name, line in panel.main.items()
   ]
@@ -126,7 +112,8 @@ def _summary(panels: Sequence[Panel], num_modalities: int) -> dict[str, Any] | N
     sizes = sorted({number.n for number in line.values() if number.n is not None})
     n = ' to '.join(dict.fromkeys(f'{size:,}' for size in (sizes[:1] + sizes[-1:])))
     body.append((panel, name, [line.get(count) for count in counts], n))
-  return {'head': [*map(_given(num_modalities), counts)], 'lines': body}
+  head = [results.given_label(count, num_modalities) for count in counts]
+  return {'head': head, 'lines': body}
 
 
 def _panel(panel: Panel, num_modalities: int) -> dict[str, Any]:
@@ -154,10 +141,10 @@ def _panel(panel: Panel, num_modalities: int) -> dict[str, Any]:
   return {
     'panel': panel,
     'figure': markupsafe.Markup(figure),
-    'grid': _grid(lines, _given(num_modalities)),
-    'pairs': [(s, [line.get(t) for t in targets]) for s, line in pairs.items()]
-    if shown
-    else [],
+    'grid': _grid(lines, num_modalities),
+    'pairs': [
+      (s, [line.get(t) for t in targets]) for s, line in pairs.items() if shown
+    ],
     'targets': targets,
     'averaged': any(x.averaged > 1 for line in lines.values() for x in line.values()),
     'heat': _heat(pairs, panel.better),
@@ -180,23 +167,21 @@ def _heat(pairs: Mapping[str, Mapping[str, Number]], better: str | None) -> Call
   return heat
 
 
-def _comparison(run: RunFolder) -> dict[str, Any] | None:
+def _comparison(run: RunFolder, settings: Mapping) -> dict[str, Any] | None:
   """All samplings: their averages, and curves over network evaluations."""
   compared = results.compare_samplings(run.rows, run.about, run.modalities)
   if not compared:
     return None
-  settings = results.samplings(run.rows)
-  label = _given(len(run.modalities))
   lines, curves = [], {}
   for panel, line, count, numbers in compared:
-    words = [] if line in (results.MEAN, 'value') or panel.levels else [line]
-    words += [f'given {label(count)}'] if count is not None else []
+    words = [] if line in UNNAMED or panel.levels else [line]
+    if count is not None:
+      words.append(f'given {results.given_label(count, len(run.modalities))}')
     lines.append((panel, ', '.join(words), list(numbers.values())))
     points: dict[str, dict] = {}
     for name, number in numbers.items():
-      if number and settings[name]['nfe'].replace(',', '').isdigit():
-        cost = int(settings[name]['nfe'].replace(',', ''))
-        points.setdefault(results.family(settings[name]), {})[cost] = number
+      if number and number.nfe is not None:
+        points.setdefault(results.family(settings[name]), {})[number.nfe] = number
     points = {n: dict(sorted(p.items())) for n, p in points.items() if len(p) > 1}
     if points and len(curves) < MAX_TERMS:
       curves[f'{panel.title} {" ".join(words)}'] = points
@@ -349,7 +334,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
     'generated': _summary([p for p in panels if p.is_generated], total),
     'networks': _summary([p for p in panels if not p.is_generated], total),
     'panels': [_panel(panel, total) for panel in panels],
-    'comparison': _comparison(run),
+    'comparison': _comparison(run, settings),
     'samples': run.samples,
     'training': _training(run),
     'learners': _learners(run),

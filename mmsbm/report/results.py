@@ -48,6 +48,7 @@ class Number:
     averaged: how many rows it is the plain average of.
     best: whether nothing that it is compared with is better.
     detail: the value in other units, if the row has it.
+    nfe: network evaluations per sample, where something was generated.
   """
 
   value: float | None
@@ -56,6 +57,7 @@ class Number:
   averaged: int = 1
   best: bool = False
   detail: str = ''
+  nfe: int | None = None
 
   @property
   def text(self) -> str:
@@ -77,10 +79,7 @@ def read_rows(path: str | os.PathLike) -> pd.DataFrame:
     UserError: a line of the file is damaged.
   """
   read = metric_writer.read_jsonl(path)
-  read = [row for row in read if isinstance(row.get('metric'), str)]
-  more = dict.fromkeys(name for row in read for name in row if name not in FIELDS)
-  rows = pd.DataFrame(read, columns=[*FIELDS, *more], dtype=object)
-  rows = rows.astype(object).where(rows.notna(), None)
+  rows = to_frame([row for row in read if isinstance(row.get('metric'), str)])
   rows['given'] = [tuple(g) if isinstance(g, list) else g for g in rows.given]
   rows['count'] = pd.Series(map(_count, rows.to_dict('records')), dtype=object)
   splits = list(rows.split)
@@ -89,6 +88,13 @@ def read_rows(path: str | os.PathLike) -> pd.DataFrame:
     rows = rows[[split == shown for split in splits]]
   same = ['metric', 'target', 'given', 'num_given', 'sampling', 'features', 'at_least']
   return rows.drop_duplicates(same, keep='last').reset_index(drop=True)
+
+
+def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+  """Rows as a table with at least `FIELDS`, and None for what a row lacks."""
+  names = dict.fromkeys([*FIELDS, *(name for row in rows for name in row)])
+  frame = pd.DataFrame(rows, columns=list(names), dtype=object)
+  return frame.where(frame.notna(), None)
 
 
 def _count(row: Mapping[str, Any]) -> int | None:
@@ -109,9 +115,9 @@ def title(metric: str, features: str | None = None, given: str | None = None) ->
 
 
 def given_label(count: int | None, num_modalities: int) -> str:
-  """Says how much was given: 'nothing', '2' or 'the rest'."""
-  labels = {None: '', num_modalities: 'all', 0: 'nothing', num_modalities - 1: 'rest'}
-  return labels.get(count, f'{count}') if num_modalities > 1 else f'{count}'
+  """Says how many modalities were given: 'nothing', '2', '3 (rest)' or 'value'."""
+  words = {num_modalities: f'{count} (all)', num_modalities - 1: f'{count} (rest)'}
+  return {None: 'value', 0: 'nothing'}.get(count) or words.get(count, f'{count}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,15 +235,15 @@ def _line(row) -> str:
 
 def number(row) -> Number:
   """The number of a row, whose fields are attributes."""
-  value, stderr, n = (
-    x if formats.is_finite(x) else None for x in (row.value, row.stderr, row.n)
+  value, stderr, n, nfe = (
+    x if formats.is_finite(x) else None for x in (row.value, row.stderr, row.n, row.nfe)
   )
   detail = ', '.join(
     f'{formats.format_number(getattr(row, field))} {words}'
     for field, words in DETAILS.items()
     if formats.is_finite(getattr(row, field, None))
   )
-  return Number(value, stderr, n, detail=detail)
+  return Number(value, stderr, n, detail=detail, nfe=nfe)
 
 
 def average(numbers: Sequence[Number]) -> Number:
@@ -246,8 +252,9 @@ def average(numbers: Sequence[Number]) -> Number:
     return numbers[0]
   values = [x.value for x in numbers]
   mean = None if None in values else sum(values) / len(values)
-  sizes = {x.n for x in numbers}
-  return Number(mean, None, sizes.pop() if len(sizes) == 1 else None, len(numbers))
+  sizes, costs = {x.n for x in numbers}, {x.nfe for x in numbers}
+  n, nfe = (x.pop() if len(x) == 1 else None for x in (sizes, costs))
+  return Number(mean, None, n, len(numbers), nfe=nfe)
 
 
 def mark_best(numbers: Mapping[Any, Number | None], better: str | None) -> dict:

@@ -59,7 +59,7 @@ def write_study_report(
   networks = tables.network_table(lines)
   curves = {
     'Quality against network evaluations': (
-      [(f'{e.run()}, {_way(e)}', e.nfe, e) for e in found if e.nfe],
+      [(f'{e.run()}, {_way(e)}', e.first['nfe'], e) for e in found if e.first['nfe']],
       'network evaluations per sample',
     ),
     'Paired tuples': (
@@ -67,7 +67,7 @@ def write_study_report(
       'share of training tuples whose pairing is known',
     ),
     'Number of modalities': (
-      [(e.run('modalities'), e.modalities, e) for e in default],
+      [(e.run('modalities'), e.first['modalities'], e) for e in default],
       'modalities',
     ),
   }
@@ -78,8 +78,8 @@ def write_study_report(
     'chips': [f'{runs} finished runs', f'{len(found)} lines'],
     'problems': problems,
     'groups': {
-      group or '': _words_and_numbers(tables.generation_table(own))
-      for group in dict.fromkeys(entry.group for entry in found)
+      group or '': tables.generation_table(own)
+      for group in dict.fromkeys(entry.columns.get('group') for entry in found)
       if (own := [x for x in lines if x['columns'].get('group') == group])
     },
     'trade_offs': markupsafe.Markup(
@@ -93,23 +93,12 @@ def write_study_report(
       for title, (points, xlabel) in curves.items()
       if (svg := _curves(points, xlabel))
     },
-    'networks': _words_and_numbers(networks) if networks.entries else None,
+    'networks': networks if len(networks.words) else None,
     'commands': '\n'.join({line['row']: line['command'] for line in lines}.values()),
   }
   path = pathlib.Path(path)
   files.write_atomic(path, render('study.html.j2', **context))
   return path
-
-
-def _words_and_numbers(table: tables.Table) -> dict[str, Any]:
-  words = table.words
-  return {
-    'words': list(words),
-    'numbers': list(table.measured),
-    'lines': list(zip(words.itertuples(index=False), table.numbers, strict=True)),
-    'note': tables.note(table),
-    'has_best': table.generated,
-  }
 
 
 def trade_off_figure(lines: Sequence[Mapping[str, Any]]) -> bytes:
@@ -130,7 +119,7 @@ def _trade_offs(found: Sequence[Entry]) -> dict[str, dict]:
     features = _first_features(methods, quality)
     points = {}
     for entry in methods:
-      cells = entry.cell((*coherence, None)), entry.cell((*quality, features))
+      cells = entry.cell(*coherence), entry.cell(*quality, features)
       if all(cell and cell.value is not None for cell in cells):
         points[entry.run(), entry.sampling()] = cells
     if len(points) > 1:
