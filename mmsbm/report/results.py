@@ -258,9 +258,9 @@ def average(numbers: Sequence[Number]) -> Number:
 
 
 def mark_best(numbers: Mapping[Any, Number | None], better: str | None) -> dict:
-  """Marks the best of at least two numbers; `better` is 'high', 'low' or unknown."""
+  """Marks the best of numbers that differ; `better` is 'high', 'low' or unknown."""
   values = [x.value for x in numbers.values() if x is not None and x.value is not None]
-  if len(values) < 2 or better not in ('high', 'low'):
+  if better not in ('high', 'low') or len(set(values)) < 2:
     return dict(numbers)
   best = max(values) if better == 'high' else min(values)
   return {

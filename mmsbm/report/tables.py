@@ -104,9 +104,7 @@ def entries(lines: Sequence[Mapping], generated: bool = True) -> list[Entry]:
     return []
   frame = results.to_frame(
     [
-      # Older files say `setup`.
-      {'sampling': line.get('setup'), **line}
-      | {'key': repr(line['columns']), 'measure': _measure(line)}
+      {**line, 'key': repr(line['columns']), 'measure': _measure(line)}
       for line in lines
     ]
   )

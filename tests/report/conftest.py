@@ -91,7 +91,7 @@ def write_samples(path, kind, shown, num_rows=2):
     {
       'caption': f'class <{i}>',
       'tiles': [
-        {'role': role, 'modality': modality, 'caption': modality, 'html': text}
+        {'role': role, 'modality': modality, 'caption': '', 'html': text}
         for role, modality, text in shown
       ],
     }
@@ -99,7 +99,8 @@ def write_samples(path, kind, shown, num_rows=2):
   ]
   content = {'kind': kind, 'title': f'A title of <{kind}>', 'rows': rows}
   path.parent.mkdir(exist_ok=True)
-  path.write_text(json.dumps(content | {'modalities': [], 'columns': []}))
+  columns = [f'{modality} {role}' for role, modality, _ in shown]
+  path.write_text(json.dumps(content | {'modalities': [], 'columns': columns}))
 
 
 def write_run(path, rows, modalities, about=None):
@@ -145,10 +146,16 @@ def labelled_run(tmp_path_factory):
   write_run(path, labelled_rows(), ('m0', 'm1', 'm2'), ABOUT)
   given = ('given', 'm0', picture_tile(10))
   made = [('generated', f'm{i}', picture_tile(100 * i)) for i in (1, 2)]
-  nearest = ('nearest', 'm1', picture_tile(50))
-  write_samples(path / 'samples' / 'a.json', 'conditional', [given, *made, nearest])
-  write_samples(path / 'samples' / 'b.json', 'unconditional', made, 4)
-  write_samples(path / 'samples' / 'c.json', 'reconstruction', [given, made[0]])
+  others = [('nearest', 'm1', picture_tile(50)), ('nearest', 'm2', '')]
+  others += [('real', 'm1', picture_tile(90))]
+  shown = [given, *made, *made, *others]
+  write_samples(path / 'samples' / 'a.json', 'conditional', shown)
+  write_samples(
+    path / 'samples' / 'b.json', 'unconditional', [*made, ('nearest', 'm1', '')], 4
+  )
+  write_samples(
+    path / 'samples' / 'c.json', 'reconstruction', [given, made[0], given, made[1]]
+  )
   return path
 
 

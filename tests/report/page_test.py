@@ -92,16 +92,21 @@ def test_panel_shows_each_source_and_target(page):
   assert '--heat: 45%' in heat and '--heat: 51%' in heat
 
 
-def test_samples_are_tiles_with_their_roles(page):
-  roles = [
+def test_samples_are_boxes_of_tiles_with_their_roles(page):
+  boxes = [
     a['class'].split()[1]
     for _, a in page.elements
     if a.get('class', '').startswith('box ')
   ]
-  assert roles[:3] == ['given', 'generated', 'nearest']
-  assert (roles.count('given'), roles.count('generated')) == (4, 8)
-  tiles = [a for _, a in page.elements if a.get('class', '').startswith('tile ')]
-  assert len(tiles) == 2 * 4 + 4 * 2 + 2 * 2
+  # Each sample of two modalities has a box, and the truth comes before neighbours.
+  row = ['given', 'generated', 'generated', 'real', 'nearest']
+  # Boxes that hold nothing are left out, and reconstructions stand together.
+  assert boxes == 2 * row + 4 * ['generated'] + 2 * ['given', 'generated']
+  tiles = [
+    a['class'] for _, a in page.elements if a.get('class', '').startswith('tile ')
+  ]
+  assert len(tiles) == 2 * 8 + 4 * 2 + 2 * 4
+  assert tiles.count('tile small empty') == 2
 
 
 def test_captions_of_samples_are_escaped_and_tiles_are_not(unlabelled_run, read_page):

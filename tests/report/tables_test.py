@@ -61,13 +61,6 @@ def test_markdown_is_the_table_and_its_note(lines):
   assert out[10] == '| A | 0.900 ± 0 | 1,000 |'
 
 
-def test_markdown_reads_lines_that_say_setup(lines):
-  older = [
-    {('setup' if k == 'sampling' else k): v for k, v in x.items()} for x in lines
-  ]
-  assert tables.markdown(older) == tables.markdown(lines)
-
-
 def test_generation_table_has_columns_for_metrics_that_it_does_not_know(lines):
   for line in [x for x in lines if x['metric'] == 'coherence']:
     lines.append(line | {'metric': 'r2', 'better': {'r2': 'low'}})
