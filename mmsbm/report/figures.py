@@ -279,8 +279,8 @@ def _svg(figure: Figure, label: str) -> str:
   # would repeat from figure to figure.
   text = re.sub(r'<(metadata|style)\b.*?</\1>', '', text, flags=re.S)
   text = re.sub(r'<g id="[^"]*"', '<g', text)
-  own = 'f' + hashlib.sha1(text.encode()).hexdigest()[:8]
-  text = re.sub(r'( id="|url\(#|href="#)', rf'\g<1>{own}', text)
+  prefix = 'f' + hashlib.sha1(text.encode()).hexdigest()[:8]
+  text = re.sub(r'( id="|url\(#|href="#)', rf'\g<1>{prefix}', text)
   for colour, name in THEME.items():
     text = text.replace(colour, name)
   width, height = figure.get_size_inches() * 96

@@ -249,10 +249,10 @@ def _step(learner: str) -> str:
 def _learners(run: RunFolder) -> list[list[str]]:
   """Name, parameters, steps, last loss (smoothed), steps per second (median)."""
   parameters = run.record.get('parameters') or {}
-  found = dict(iter(run.curves.groupby('learner', sort=False)))
+  curves = dict(iter(run.curves.groupby('learner', sort=False)))
   out = []
-  for learner in dict.fromkeys([*parameters, *found]):
-    rows = found.get(learner, run.curves.head(0))
+  for learner in dict.fromkeys([*parameters, *curves]):
+    rows = curves.get(learner, run.curves.head(0))
     losses, rates = (
       pd.to_numeric(rows[name], errors='coerce').dropna() if name in rows else []
       for name in ('loss', 'steps_per_second')

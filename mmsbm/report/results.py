@@ -277,7 +277,7 @@ def make_panels(
 ) -> list[Panel]:
   """One panel for each metric, of one sampling and of what needs none."""
   shown = rows[rows.sampling.isna() | (rows.sampling == sampling)]
-  found = [
+  panels = [
     Panel(metric, features or None, part, about.get(metric) or {}, tuple(modalities))
     for (metric, features), part in shown.groupby(
       ['metric', shown.features.fillna('')], sort=False
@@ -288,7 +288,7 @@ def make_panels(
     known = FIRST.index(panel.metric) if panel.metric in FIRST else len(FIRST)
     return not panel.is_generated, known
 
-  return sorted(found, key=rank)
+  return sorted(panels, key=rank)
 
 
 def samplings(rows: pd.DataFrame) -> dict[str, dict[str, str]]:

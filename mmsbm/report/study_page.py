@@ -48,18 +48,18 @@ def write_study_report(
   Returns:
     The path.
   """
-  found, problems = tables.entries(lines), []
-  default = [e for e in found if e.first['sampling'] == 'default']
+  listed, problems = tables.entries(lines), []
+  default = [e for e in listed if e.first['sampling'] == 'default']
   pictures = b''
   try:
     pictures = compare_samples(samples) if len(samples or ()) > 1 else b''
   except errors.UserError as error:
     problems.append(str(error))
-  frames = _trade_offs(found)
+  frames = _trade_offs(listed)
   networks = tables.network_table(lines)
   curves = {
     'Quality against network evaluations': (
-      [(f'{e.run()}, {_way(e)}', e.first['nfe'], e) for e in found if e.first['nfe']],
+      [(f'{e.run()}, {_way(e)}', e.first['nfe'], e) for e in listed if e.first['nfe']],
       'network evaluations per sample',
     ),
     'Paired tuples': (
@@ -75,12 +75,12 @@ def write_study_report(
   context = {
     'name': name,
     'subtitle': '',
-    'chips': [f'{runs} finished runs', f'{len(found)} lines'],
+    'chips': [f'{runs} finished runs', f'{len(listed)} lines'],
     'problems': problems,
     'groups': {
-      group or '': tables.generation_table(own)
-      for group in dict.fromkeys(entry.columns.get('group') for entry in found)
-      if (own := [x for x in lines if x['columns'].get('group') == group])
+      group or '': tables.generation_table(group_lines)
+      for group in dict.fromkeys(entry.columns.get('group') for entry in listed)
+      if (group_lines := [x for x in lines if x['columns'].get('group') == group])
     },
     'trade_offs': markupsafe.Markup(
       figures.svg(figures.trade_offs(frames), 'coherence against quality')
@@ -111,9 +111,9 @@ def trade_off_figure(lines: Sequence[Mapping[str, Any]]) -> bytes:
   return figures.png(figures.trade_offs(frames)) if frames else b''
 
 
-def _trade_offs(found: Sequence[Entry]) -> dict[str, dict]:
+def _trade_offs(listed: Sequence[Entry]) -> dict[str, dict]:
   """What `figures.trade_offs` draws: each method as it is sampled from."""
-  methods = [e for e in found if e.columns.get('group', METHODS) == METHODS]
+  methods = [e for e in listed if e.columns.get('group', METHODS) == METHODS]
   frames = {}
   for title, (coherence, quality) in TRADE_OFFS.items():
     features = _first_features(methods, quality)
@@ -127,8 +127,8 @@ def _trade_offs(found: Sequence[Entry]) -> dict[str, dict]:
   return frames
 
 
-def _first_features(found: Iterable[Entry], measure: tuple) -> str | None:
-  return next((m[2] for e in found for m in e.cells if m[:2] == measure), None)
+def _first_features(listed: Iterable[Entry], measure: tuple) -> str | None:
+  return next((m[2] for e in listed for m in e.cells if m[:2] == measure), None)
 
 
 def _curves(points: Sequence[tuple[str, float, Entry]], xlabel: str) -> str:
@@ -149,18 +149,18 @@ def _curves(points: Sequence[tuple[str, float, Entry]], xlabel: str) -> str:
   return figures.against_cost(frames, xlabel=xlabel) if frames else ''
 
 
-def _paired_points(found: Sequence[Entry]) -> list[tuple[str, float, Entry]]:
+def _paired_points(listed: Sequence[Entry]) -> list[tuple[str, float, Entry]]:
   """Points of the curves; one with all pairs known ends all curves of its name.
 
   If the study has none in its column `paired`, which is trained as the others are, it
   is the one that says nothing of pairs.
   """
   whole: dict[str, Entry] = {}
-  for entry in sorted(found, key=lambda e: 'paired' not in e.columns):
+  for entry in sorted(listed, key=lambda e: 'paired' not in e.columns):
     if entry.first['paired_fraction'] == 1:
       whole.setdefault(entry.run('paired', 'unpaired'), entry)
   points, ended = [], set()
-  for entry in found:
+  for entry in listed:
     name, fraction = entry.run('paired'), entry.first['paired_fraction']
     if fraction == 1:
       continue

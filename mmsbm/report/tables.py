@@ -108,7 +108,7 @@ def entries(lines: Sequence[Mapping], generated: bool = True) -> list[Entry]:
       for line in lines
     ]
   )
-  found = []
+  listed = []
   frame = frame[frame.sampling.notna() == generated]
   for _, part in frame.groupby(['key', 'sampling'], sort=False, dropna=False):
     for names in part.groupby('seed').row.unique():
@@ -127,7 +127,7 @@ def entries(lines: Sequence[Mapping], generated: bool = True) -> list[Entry]:
     cells = {
       name: over_seeds(same) for name, same in part.groupby('measure', sort=False)
     }
-    found.append(Entry(columns, cells, first))
+    listed.append(Entry(columns, cells, first))
   order: dict[tuple, int] = {}
 
   def rank(entry):
@@ -139,7 +139,7 @@ def entries(lines: Sequence[Mapping], generated: bool = True) -> list[Entry]:
     )
     return *(order.setdefault(k, len(order)) for k in keys), entry.first['nfe'] or 0
 
-  return sorted(found, key=rank)
+  return sorted(listed, key=rank)
 
 
 def _measure(line: Mapping[str, Any]) -> Measure:
@@ -173,39 +173,41 @@ class Table:
 
 
 def make_table(
-  found: Sequence[Entry], measured: Mapping[str, Measure], generated: bool
+  listed: Sequence[Entry], measured: Mapping[str, Measure], generated: bool
 ) -> Table:
   """Arranges entries and those columns of numbers that any of them has."""
   numbers = {
-    caption: _column(found, measure, generated)
+    caption: _column(listed, measure, generated)
     for caption, measure in measured.items()
-    if any(entry.cell(*measure) for entry in found)
+    if any(entry.cell(*measure) for entry in listed)
   }
   # What all of several lines say is said in the note.
-  shared = dict(found[0].columns) if len(found) > 1 else {}
-  for entry in found:
+  shared = dict(listed[0].columns) if len(listed) > 1 else {}
+  for entry in listed:
     shared = {k: v for k, v in shared.items() if entry.columns.get(k) == v}
-  seeds = [max(cell.averaged for cell in entry.cells.values()) for entry in found]
-  groups = [entry.columns.get('group', '') for entry in found]
+  seeds = [max(cell.averaged for cell in entry.cells.values()) for entry in listed]
+  groups = [entry.columns.get('group', '') for entry in listed]
   columns = {'group': groups if len(set(groups)) > 1 else []}
-  columns['run'] = [entry.run(*shared) for entry in found]
+  columns['run'] = [entry.run(*shared) for entry in listed]
   if generated:
-    columns['sampled with'] = [entry.sampling(*shared) for entry in found]
-    columns['NFE'] = [f'{entry.first["nfe"]:,}' for entry in found]
+    columns['sampled with'] = [entry.sampling(*shared) for entry in listed]
+    columns['NFE'] = [f'{entry.first["nfe"]:,}' for entry in listed]
   columns['seeds'] = [*map(str, seeds)] if len(set(seeds)) > 1 else []
   words = pd.DataFrame(
     {name: column for name, column in columns.items() if any(column)}
   )
   shared.pop('group', None)
-  note = _note(found, shared, set(seeds), [x for c in numbers.values() for x in c if x])
+  note = _note(
+    listed, shared, set(seeds), [x for c in numbers.values() for x in c if x]
+  )
   return Table(words, numbers, note, generated)
 
 
-def _column(found, measure, generated) -> list[Number | None]:
-  cells = {i: entry.cell(*measure) for i, entry in enumerate(found)}
-  groups = [entry.columns.get('group') for entry in found]
+def _column(listed, measure, generated) -> list[Number | None]:
+  cells = {i: entry.cell(*measure) for i, entry in enumerate(listed)}
+  groups = [entry.columns.get('group') for entry in listed]
   better = 'low' if measure[0] in results.LOW else 'high'
-  for entry in found:
+  for entry in listed:
     better = (entry.first.get('better') or {}).get(measure[0], better)
   for group in set(groups) if generated else ():
     rivals = {i: cell for i, cell in cells.items() if groups[i] == group}
@@ -213,7 +215,7 @@ def _column(found, measure, generated) -> list[Number | None]:
   return list(cells.values())
 
 
-def _note(found, shared, seeds, cells) -> str:
+def _note(listed, shared, seeds, cells) -> str:
   sizes = sorted({cell.n for cell in cells if cell.n is not None})
   error = 'over seeds of the training, where there is one over test examples'
   if seeds == {1}:
@@ -224,7 +226,7 @@ def _note(found, shared, seeds, cells) -> str:
   if sizes:
     several = f'Between {sizes[0]:,} and {sizes[-1]:,} test examples'
     size = several if len(sizes) > 1 else f'n = {sizes[0]:,} test examples'
-  machines = dict.fromkeys(f'{e.first["device"]}, jax {e.first["jax"]}' for e in found)
+  machines = dict.fromkeys(f'{e.first["device"]}, jax {e.first["jax"]}' for e in listed)
   words = ', '.join(f'{key} {value}' for key, value in shared.items())
   return formats.sentence(
     f'In all lines: {words}' if words else '',
@@ -236,8 +238,8 @@ def _note(found, shared, seeds, cells) -> str:
 
 def generation_table(lines: Sequence[Mapping]) -> Table:
   """The main table of a study: all runs with all their ways of sampling."""
-  found = entries(lines)
-  sizes = [entry.first['modalities'] for entry in found]
+  listed = entries(lines)
+  sizes = [entry.first['modalities'] for entry in listed]
   usual = max(sizes, key=sizes.count, default=2)
   captions = {'rest': 'given the rest', 1: 'coherence given 1'}
   measured: dict[str, Measure] = {
@@ -245,7 +247,7 @@ def generation_table(lines: Sequence[Mapping]) -> Table:
     for k in (*range(1, usual - 1), 'rest')
   }
   measured['joint'] = ('joint_coherence', 0, None)
-  measures = dict.fromkeys(m for entry in found for m in entry.cells)
+  measures = dict.fromkeys(m for entry in listed for m in entry.cells)
   given = {0: ', unconditional', 1: ', given 1', 'rest': ', given the rest', None: ''}
   for metric, count, features in sorted(measures, key=lambda m: (m[0], str(m[1]))):
     if metric not in CHOSEN and count in given:
@@ -258,7 +260,7 @@ def generation_table(lines: Sequence[Mapping]) -> Table:
     measured[f'{name}, given the rest'] = ('frechet', 'rest', kind)
   for metric in ('precision', 'recall') if kinds else ():
     measured[metric] = (metric, 0, kinds[0])
-  return make_table(found, measured, generated=True)
+  return make_table(listed, measured, generated=True)
 
 
 def network_table(lines: Sequence[Mapping]) -> Table:

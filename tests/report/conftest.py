@@ -1,4 +1,4 @@
-"""Small runs as they stand on disk, made without training anything."""
+"""Small runs as they stand on disk, generated without training anything."""
 
 import base64
 import html.parser
@@ -145,16 +145,18 @@ def labelled_run(tmp_path_factory):
   path = tmp_path_factory.mktemp('runs') / 'labelled'
   write_run(path, labelled_rows(), ('m0', 'm1', 'm2'), ABOUT)
   given = ('given', 'm0', picture_tile(10))
-  made = [('generated', f'm{i}', picture_tile(100 * i)) for i in (1, 2)]
-  others = [('nearest', 'm1', picture_tile(50)), ('nearest', 'm2', '')]
-  others += [('real', 'm1', picture_tile(90))]
-  shown = [given, *made, *made, *others]
+  generated = [('generated', f'm{i}', picture_tile(100 * i)) for i in (1, 2)]
+  beside = [('nearest', 'm1', picture_tile(50)), ('nearest', 'm2', '')]
+  beside += [('real', 'm1', picture_tile(90))]
+  shown = [given, *generated, *generated, *beside]
   write_samples(path / 'samples' / 'a.json', 'conditional', shown)
   write_samples(
-    path / 'samples' / 'b.json', 'unconditional', [*made, ('nearest', 'm1', '')], 4
+    path / 'samples' / 'b.json', 'unconditional', [*generated, ('nearest', 'm1', '')], 4
   )
   write_samples(
-    path / 'samples' / 'c.json', 'reconstruction', [given, made[0], given, made[1]]
+    path / 'samples' / 'c.json',
+    'reconstruction',
+    [given, generated[0], given, generated[1]],
   )
   return path
 
