@@ -1,4 +1,4 @@
-"""Your own data, without code: copy this file, or set the fields below.
+"""Your own data, without code: copy this file, or set its fields on the command line.
 
   python -m mmsbm.main --config=configs/arrays.py --workdir=runs/mine \
     --config.data.files=FILE.npz
@@ -10,7 +10,7 @@ lacks a modality; columns in the order of the modalities below). A dict
 mmsbm/data/arrays.py for all that a location can be.
 
 The modalities below are those of the stand-in that `smoke` writes; each shows
-another kind. What a kind expects:
+another kind. What a kind expects, and which likelihoods fit:
 
   image       uint8 [N, height, width, channels]    normal or laplace
   mask        0/1, any shape                        bernoulli
@@ -25,78 +25,90 @@ Arguments, e.g. --config=configs/arrays.py:method=sbm_rae,modalities=2:
   preset: default.
   refine: with autoencoders, diffusion models that sharpen the images they decode.
   smoke: the whole pipeline on the stand-in in under a minute.
+
+An empty section means that there is no such thing:
+  --config.readers={}                data without labels: no classifier is trained
+  --config.energy={} --config.samplings.default.guidance.energy={}
+                                     no energies, and no guidance by them
+
+Code of your own needs no change of the program. Wherever a part has a `name` (data,
+kinds, networks, likelihoods, samplers, metrics, ...), 'package.module:Class' is taken
+too, and so it is as the method:
+  --config.method=package.module:make
+`make` is a recipe like those of mmsbm/methods. It reads the sections of the config that
+it likes: choose the argument `method` whose sections are nearest to them, or, in a copy
+of this file, set other ones in place of the line with RECIPES.
 """
 
-from configs import common
+from mmsbm.configs import base, methods
+from mmsbm.configs.sizes import Sizes
 
-# The classifier that judges generated images. Without labels: JUDGE = '', or
-# --config.modalities.image.judge=''.
-JUDGE = 'digit'
+# What the examples are: the kind of each modality, and what the kind must know. The
+# order is that of the columns of `present`.
+MODALITIES = dict(
+  image=dict(kind='image', shape=(16, 16, 1)),
+  attributes=dict(kind='attributes', shape=(4,)),
+  # The networks see (x - offset) / scale: about zero mean and unit variance.
+  profile=dict(kind='vector', shape=(16,), offset=0.6, scale=0.4),
+  number=dict(kind='label', num_classes=10),
+)
 
+# Networks of each modality. Latent sizes may differ; a joint VAE has one of its own.
+PATCH = dict(name='patch', patch=4, width=64, num_layers=2)
+MLP = dict(name='mlp', widths=(128, 128))
+CODECS = dict(
+  image=dict(
+    latent_dim=16,
+    encoder=PATCH,
+    decoder=PATCH,
+    likelihood=dict(name='normal', scale=0.35),
+  ),
+  attributes=dict(
+    latent_dim=4, encoder=MLP, decoder=MLP, likelihood=dict(name='bernoulli')
+  ),
+  profile=dict(
+    latent_dim=8, encoder=MLP, decoder=MLP, likelihood=dict(name='normal', scale=0.3)
+  ),
+  number=dict(
+    latent_dim=3, encoder=MLP, decoder=MLP, likelihood=dict(name='categorical')
+  ),
+)
 
-def modality_specs():
-  """One entry per modality; latent sizes may differ."""
-  patch = dict(name='patch', patch=4, width=64, num_layers=2)
-  mlp = dict(name='mlp', widths=(128, 128))
-  return dict(
-    image=dict(
-      kind='image',
-      shape=(16, 16, 1),
-      latent_dim=16,
-      encoder=patch,
-      decoder=patch,
-      likelihood=dict(name='normal', scale=0.35),
-      judge=JUDGE,
-    ),
-    attributes=dict(
-      kind='attributes',
-      shape=(4,),
-      latent_dim=4,
-      encoder=mlp,
-      decoder=mlp,
-      likelihood=dict(name='bernoulli'),
-      judge='',
-    ),
-    profile=dict(
-      # The networks see (x - offset) / scale: about zero mean and unit variance.
-      kind=dict(name='vector', offset=0.6, scale=0.4),
-      shape=(16,),
-      latent_dim=8,
-      encoder=mlp,
-      decoder=mlp,
-      likelihood=dict(name='normal', scale=0.3),
-      judge='',
-    ),
-    number=dict(
-      kind=dict(name='label', num_classes=10),
-      shape=(),
-      latent_dim=3,
-      encoder=mlp,
-      decoder=mlp,
-      likelihood=dict(name='categorical'),
-      judge='',
-    ),
-  )
+# Networks that read examples. What is generated is coherent if they read the same class
+# off it as off what was given, and Fréchet distances compare their features. The
+# modalities of one classifier have one shape. Without labels: leave `digit` out.
+READERS = dict(
+  digit=dict(
+    name='classifier',
+    annotation='class',
+    modalities=('image',),
+    network=dict(name='patch', patch=4, width=64, num_layers=2, dropout=0.2),
+    num_steps=2_000,
+    batch_size=128,
+    ema_decay=0.999,
+    optimizer=dict(learning_rate=1e-3, warmup_steps=100, weight_decay=0.05),
+  ),
+  inception=base.INCEPTION,
+)
 
 
 def get_config(arg=None):
-  specs = modality_specs()
-  arg = common.parse_arg(
+  arg = base.parse_arg(
     arg,
     method='sbm_vae',
-    modalities=len(specs),
+    modalities=len(MODALITIES),
     preset='default',
     refine=False,
     smoke=False,
   )
-  common.choose('method', arg.method, common.METHODS)
-  common.choose('preset', arg.preset, ('default',))
-  common.choose('modalities', arg.modalities, range(2, len(specs) + 1))
-  c = common.base()
+  base.choose('method', arg.method, methods.METHODS)
+  base.choose('preset', arg.preset, ('default',))
+  base.choose('modalities', arg.modalities, range(2, len(MODALITIES) + 1))
+  c = base.base()
   c.method, c.preset = arg.method, arg.preset
   c.data = dict(
     name='arrays',
-    cache_dir=common.cache_dir(),
+    cache_dir=base.cache_dir(),
     files='',
     # Members or files of their own; empty: see above.
     labels='',
@@ -107,38 +119,54 @@ def get_config(arg=None):
     standin=arg.smoke,
     seed=0,
   )
-  c.modalities = common.ordered(dict(list(specs.items())[: arg.modalities]))
-  c.classifier = dict(
-    network=dict(name='patch', patch=4, width=64, num_layers=2, dropout=0.2),
-    num_steps=2_000,
-    batch_size=128,
-    ema_decay=0.999,
-    optimizer=dict(learning_rate=1e-3, warmup_steps=100, weight_decay=0.05),
-  )
+  names = list(MODALITIES)[: arg.modalities]
+  c.modalities = base.ordered({name: MODALITIES[name] for name in names})
+  c.readers = base.ordered(READERS)
+  sizes = sizes_of(names)
+  methods.RECIPES[arg.method](c, sizes)
+  if arg.refine:
+    methods.refine(c, sizes)
+  if arg.smoke:
+    base.shrink(
+      c,
+      num_steps=20,
+      batch_size=32,
+      sampler_steps=4,
+      num_examples=64,
+      max_subsets=2,
+      num_shown=4,
+      num_samples=2,
+    )
+  return c
+
+
+def sizes_of(names):
+  """How large and how long; each method uses its part of it."""
   training = dict(
     num_steps=4_000,
     batch_size=128,
     ema_decay=0.999,
     optimizer=dict(learning_rate=1e-3, warmup_steps=200, clip_norm=1e4),
   )
-  # A token per modality: latent sizes may differ.
-  network = dict(name='transformer', width=128, num_layers=3, num_heads=4)
-  if arg.method in common.JOINT_METHODS:
-    network = dict(name='mlp', width=256, num_blocks=3, expansion=2)
-  common.generative_model(
-    c,
-    arg.method,
-    refine=arg.refine,
+  score = dict(batch_size=128, learning_rate=1e-3)
+  return Sizes(
+    codecs={name: CODECS[name] for name in names},
     unimodal=training,
-    joint=dict(
-      latent_dim=32,
-      denoiser=dict(name='mixer', patch=4, width=96, num_layers=3),
-      **training,
+    joint=training,
+    joint_latent_dim=32,
+    # Network of diffusion decoders, and of refiners.
+    denoiser=dict(name='mixer', patch=4, width=96, num_layers=3),
+    score=dict(
+      # A token per modality, since latent sizes may differ.
+      network=dict(name='transformer', width=128, num_layers=3, num_heads=4),
+      num_steps=8_000,
+      **score,
     ),
-    score=dict(network=network, num_steps=8_000, batch_size=128, learning_rate=1e-3),
+    joint_score=dict(
+      network=dict(name='mlp', width=256, num_blocks=3, expansion=2),
+      # Half the steps, since there is no conditional to learn. More were not tried.
+      num_steps=4_000,
+      **score,
+    ),
+    energy=dict(num_steps=4_000, batch_size=128),
   )
-  if arg.smoke:
-    common.shrink(c, num_steps=20, batch_size=32, sampler_steps=4)
-    c.evaluate.num_examples, c.evaluate.max_subsets, c.evaluate.chunk_size = 64, 2, 64
-    c.sample.num_examples, c.sample.num_samples = 4, 2
-  return c

@@ -1,0 +1,1 @@
+"""What config files share: their arguments, their sections, the recipes of methods."""
