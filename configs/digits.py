@@ -112,8 +112,6 @@ def sizes_of(modalities):
     # Half the steps, since there is no conditional to learn. More were not tried.
     joint_score=dict(network=network, num_steps=5_000),
     energy=dict(num_steps=5_000),
-    samplers={
-      'pc200': dict(name='predictor_corrector', num_steps=100, grid='log_snr')
-    },
+    samplers={'pc200': dict(name='predictor_corrector', num_steps=100, grid='log_snr')},
     unguided=True,
   )

@@ -6,7 +6,7 @@ differs from the Inception-v3 of most model zoos: average pooling does not count
 the zeros of the border, the last block pools by maximum, and the weights are
 others. Modules bear the names of the PyTorch port of these weights
 (pt_inception-2015-12-05-6726825d.pth of pytorch-fid), so that conversion is a
-renaming; `python -m mmsbm.convert_inception` does it.
+renaming; `python -m mmsbm.tools.convert_inception` does it.
 """
 
 import functools
@@ -240,11 +240,11 @@ def convert_state_dict(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def load_inception(path: str | os.PathLike) -> dict:
-  """Variables of `InceptionV3` from a file of `mmsbm.convert_inception`."""
+  """Variables of `InceptionV3` from a file of `mmsbm.tools.convert_inception`."""
   if not os.path.isfile(path):
     raise UserError(
       f'No Inception weights at {path}: make them once with '
-      f'python -m mmsbm.convert_inception --download --output {path}'
+      f'python -m mmsbm.tools.convert_inception --download --output {path}'
     )
   try:
     with open(path, 'rb') as stream, np.load(stream) as file:
@@ -252,7 +252,7 @@ def load_inception(path: str | os.PathLike) -> dict:
   except Exception as error:  # whatever a damaged archive provokes in the reader
     raise UserError(
       f'{path} is not a readable .npz file ({error}): make it again with '
-      'python -m mmsbm.convert_inception.'
+      'python -m mmsbm.tools.convert_inception.'
     ) from error
   check_shapes(flat, str(path))
   return flax.traverse_util.unflatten_dict(flat, sep='/')

@@ -1,6 +1,6 @@
 r"""Converts the published weights of the FID Inception network, without torch.
 
-    python -m mmsbm.convert_inception \
+    python -m mmsbm.tools.convert_inception \
       --source pt_inception-2015-12-05-6726825d.pth --output inception.npz
 
 The source is the PyTorch port that pytorch-fid publishes; with --download it is
@@ -247,7 +247,7 @@ def convert(
 
 def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
-    prog='python -m mmsbm.convert_inception', description=__doc__.splitlines()[0]
+    prog='python -m mmsbm.tools.convert_inception', description=__doc__.splitlines()[0]
   )
   parser.add_argument('--source', default=FILE_NAME, help=f'default: {FILE_NAME}')
   parser.add_argument('--output', default='inception.npz', help='the .npz to write')

@@ -15,9 +15,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from mmsbm import convert_inception
 from mmsbm.infra.errors import UserError
 from mmsbm.nn import inception
+from mmsbm.tools import convert_inception
 
 LEGACY_HEADER = (0x1950A86A20F9469CFC6C, 1001, {'little_endian': True})
 NAMES = {'f4': 'FloatStorage', 'i8': 'LongStorage', 'f8': 'DoubleStorage'}
@@ -264,7 +264,8 @@ def test_the_name_carries_the_digest():
 
 
 def test_missing_source_on_the_command_line(tmp_path):
-  command = [sys.executable, '-m', 'mmsbm.convert_inception', '--source', 'none.pth']
+  program = ['-m', 'mmsbm.tools.convert_inception', '--source', 'none.pth']
+  command = [sys.executable, *program]
   environment = os.environ | {'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
   environment['PYTHONPATH'] = os.pathsep.join([os.getcwd(), environment['PYTHONPATH']])
   result = subprocess.run(

@@ -48,7 +48,7 @@ def joint_vae(
     scale_likelihoods=False,
     likelihood_weights=dict(),
     networks=base.ordered(
-      {name: dict(codec) | dict(latent_dim=size) for name, codec in sizes.codecs.items()}
+      {name: {**codec, 'latent_dim': size} for name, codec in sizes.codecs.items()}
     ),
     **sizes.joint,
   )
