@@ -1,0 +1,211 @@
+"""Records of the previous version, as it wrote them, in the new form."""
+
+import copy
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from mmsbm.infra.errors import UserError
+from mmsbm.tools import convert_run
+
+FOLDER = pathlib.Path(__file__).parent
+ROOT = FOLDER.parents[1]
+# Records of smoke runs, and the arguments of their configs.
+RECORDS = {
+  'digits_refine': ('digits', 'smoke,modalities=2,refine'),
+  'polymnist_diff_mvae': (
+    'polymnist',
+    'smoke,preset=cpu,modalities=2,method=diff_mvae',
+  ),
+  'arrays_sbm_vae': ('arrays', 'smoke'),
+}
+
+
+def _record(name='digits_refine'):
+  return json.loads((FOLDER / f'run_e99e35a_{name}.json').read_text())
+
+
+def _changed(changes, name='digits_refine'):
+  """An old config with other values: {dotted key: value}."""
+  config = _record(name)['config']
+  for path, value in changes.items():
+    *parents, last = path.split('.')
+    node = config
+    for parent in parents:
+      node = node[parent]
+    node[last] = value
+  return config
+
+
+def _run(tmp_path, name='digits_refine'):
+  (tmp_path / 'run.json').write_text(json.dumps(_record(name)))
+  return tmp_path
+
+
+@pytest.mark.parametrize('name', RECORDS)
+def test_upgrade_gives_the_config_of_the_same_arguments(name, monkeypatch):
+  monkeypatch.delenv('MMSBM_CACHE', raising=False)
+  file, arguments = RECORDS[name]
+  new = importlib.import_module(f'configs.{file}').get_config(arguments)
+  if name == 'arrays_sbm_vae':
+    # The recorded command says so.
+    new.evaluate.evaluators.likelihood.update(
+      num_examples=16, num_importance_samples=8, num_steps=4
+    )
+  new = json.loads(json.dumps(new.to_dict()))
+  upgraded = convert_run.upgrade(_record(name)['config'])
+  assert upgraded == new
+  for section in ('modalities', 'readers', 'samplings'):
+    assert list(upgraded[section]) == list(new[section])
+
+
+def test_upgrade_changes_nothing_in_place():
+  config = _record()['config']
+  before = copy.deepcopy(config)
+  convert_run.upgrade(config)
+  assert config == before
+
+
+@pytest.mark.parametrize(
+  'changes,path,value',
+  [
+    ({'only': 'm0'}, 'train_only', ['unimodal/m0']),
+    # A study's autoencoders for others: the whole config, not all of it trained.
+    (
+      {'stages': ['classifier', 'unimodal']},
+      'train_only',
+      ['classifier', 'unimodal'],
+    ),
+    ({'stages': ['classifier', 'unimodal']}, 'score.num_steps', 20),
+    ({'pretrained': '../ae'}, 'borrow.classifier', '../ae'),
+    ({'pretrained': '../ae'}, 'borrow.unimodal', '../ae'),
+    ({'pretrained': '../ae'}, 'borrow.score', ''),
+    (
+      {'pretrained': '../ae', 'pretrained_stages': ['classifier']},
+      'borrow.unimodal',
+      '',
+    ),
+    ({'evaluate.inception_weights': 'w.npz'}, 'readers.inception.weights', 'w.npz'),
+    ({'evaluate.linear_probe': 9}, 'evaluate.evaluators.linear_probe.num_train', 9),
+    ({'evaluate.num_given': [2]}, 'evaluate.evaluators.linear_probe.num_given', [2]),
+    ({'evaluate.num_given': [2]}, 'evaluate.evaluators.conditional.num_given', [2]),
+    (
+      {'evaluate.compare_all_given': True},
+      'evaluate.evaluators.conditional.all_samplings',
+      True,
+    ),
+    ({'sample.num_samples': 9}, 'evaluate.evaluators.samples.num_samples', 9),
+    ({'modalities.m1.judge': 'second'}, 'readers.digit.modalities', ['m0']),
+    ({'modalities.m1.judge': 'second'}, 'readers.second.modalities', ['m1']),
+    ({'modalities.m1.judge': ''}, 'readers.digit.modalities', ['m0']),
+    # What a setup does not say is that of the run.
+    ({'compare.unguided': {}}, 'samplings.unguided.sampler.name', 'dpm_solver'),
+    (
+      {'compare.unguided': {'sampler': {'name': 'heun'}}},
+      'samplings.unguided.guidance.energy.name',
+      'energy',
+    ),
+  ],
+)
+def test_upgrade_of_an_option(changes, path, value):
+  node = convert_run.upgrade(_changed(changes))
+  for key in path.split('.'):
+    node = node[key]
+  assert node == value
+
+
+def test_upgrade_drops_sections_that_were_not_used():
+  new = convert_run.upgrade(_changed({'stages': ['classifier', 'unimodal', 'score']}))
+  absent = {'energy', 'refiner', 'decoder_sampler'}
+  assert not absent & set(new) and not absent & set(new['borrow'])
+  assert new['train_only'] == []
+
+
+def test_upgrade_of_precision_and_recall_left_out():
+  new = convert_run.upgrade(_changed({'evaluate.precision_recall': False}))
+  assert 'precision_recall' not in new['evaluate']['metrics']
+  assert 'frechet' in new['evaluate']['metrics']
+
+
+def test_upgrade_of_priors():
+  priors = {
+    'default': {'name': 'gaussian_mixture', 'num_components': 3},
+    'prior': {'name': 'prior'},
+  }
+  changes = {
+    'sampler': priors['default'],
+    'compare': {'prior': {'sampler': priors['prior']}},
+  }
+  new = convert_run.upgrade(_changed(changes, 'polymnist_diff_mvae'))
+  assert new['samplings'] == {
+    'default': {'prior': {'name': 'mixture', 'num_components': 3}},
+    'prior': {'prior': {'name': 'standard'}},
+  }
+
+
+def test_upgrade_of_kinds():
+  new = convert_run.upgrade(_record('arrays_sbm_vae')['config'])
+  assert new['modalities'] == {
+    'image': {'kind': 'image', 'shape': [16, 16, 1]},
+    'attributes': {'kind': 'attributes', 'shape': [4]},
+    'profile': {'kind': 'vector', 'shape': [16], 'offset': 0.6, 'scale': 0.4},
+    'number': {'kind': 'label', 'num_classes': 10},
+  }
+
+
+def test_convert_keeps_the_old_record_and_what_it_says_of_the_run(tmp_path):
+  old, run = _record(), _run(tmp_path)
+  line = convert_run.convert(run)
+  assert 'is in the new form' in line and '\n' not in line
+  assert json.loads((run / convert_run.OLD_NAME).read_text()) == old
+  new = json.loads((run / 'run.json').read_text())
+  kept = ('seed', 'data_hash', 'data_samples', 'data_source', 'parameters', 'timings')
+  for key in (*kept, 'command', 'history', 'versions', 'devices', 'git_commit'):
+    assert new[key] == old[key], key
+  assert new['num_classes'] == {'class': 10}
+  assert new['config'] == convert_run.upgrade(old['config'])
+  assert not {'pretrained_seed', 'judged_by', 'seconds_per_sample'} & set(new)
+
+
+def test_convert_twice_is_converting_once(tmp_path):
+  run = _run(tmp_path)
+  convert_run.convert(run)
+  files = {path.name: path.read_bytes() for path in run.iterdir()}
+  assert convert_run.convert(run).endswith('is in the new form already.')
+  assert files == {path.name: path.read_bytes() for path in run.iterdir()}
+
+
+@pytest.mark.parametrize(
+  'text,message',
+  [
+    (None, 'does not exist: .* is not a run'),
+    ('{', 'cannot be read'),
+    ('[]', 'is not the record of a run'),
+    ('{"config": {}}', 'not of a version that can be converted'),
+    ('{"config": {"stages": []}}', 'not of a version that can be converted'),
+  ],
+)
+def test_convert_refuses_what_is_no_old_run(tmp_path, text, message):
+  if text is not None:
+    (tmp_path / 'run.json').write_text(text)
+  with pytest.raises(UserError, match=message):
+    convert_run.convert(tmp_path)
+  assert not (tmp_path / convert_run.OLD_NAME).exists()
+
+
+def test_command_line(tmp_path, capsys):
+  assert convert_run.main([str(_run(tmp_path))]) == 0
+  assert capsys.readouterr().out.count('\n') == 1
+  assert convert_run.main([str(tmp_path / 'none')]) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and error.count('\n') == 1
+
+
+def test_program_can_be_run():
+  command = [sys.executable, '-m', 'mmsbm.tools.convert_run', '--help']
+  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert result.returncode == 0 and 'folder of the run' in result.stdout
