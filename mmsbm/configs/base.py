@@ -105,18 +105,21 @@ def base() -> ml_collections.ConfigDict:
   # options have a `name`, which may also be 'package.module:Class'.
   c.evaluate.metrics = ordered(
     dict(
-      # Needs a reader that tells classes.
+      # Does a reader see the class of the example in what is generated?
       coherence=dict(),
-      # Against the test example: masks and attributes, labels, vectors.
+      coherence_macro=dict(),
+      # Against the example itself: masks and attributes, labels, vectors.
       f1=dict(),
       accuracy=dict(),
       r2=dict(),
       # Do generated modalities agree with each other?
       joint_coherence=dict(),
+      joint_coherence_with_first=dict(),
       mean_agreement=dict(),
       # Sets of features of readers.
       frechet=dict(),
-      precision_recall=dict(),
+      precision=dict(),
+      recall=dict(),
     )
   )
   c.evaluate.evaluators = ordered(

@@ -131,7 +131,7 @@ def _evaluate(config: Config) -> dict[str, Any]:
   for key in ('split', 'num_examples', 'chunk_size', 'seed'):
     new[key] = old[key]
   if not old['precision_recall']:
-    del new['metrics']['precision_recall']
+    del new['metrics']['precision'], new['metrics']['recall']
   subsets = {key: old[key] for key in ('max_subsets', 'num_given')}
   new['evaluators'] |= {
     'conditional': subsets | {'all_samplings': old['compare_all_given']},
