@@ -49,11 +49,12 @@ def settle():
 
 
 @pytest.fixture
-def check_changed(tmp_path):
+def check_changed(tmp_path, cache):
   """Checks a config, as a dict, with other values: {dotted key: value}."""
+  del cache
 
   def check(config, changes):
-    from mmsbm.experiment import Experiment
+    from mmsbm.experiment import make_experiment
 
     for key, value in changes.items():
       *path, last = key.split('.')
@@ -61,7 +62,7 @@ def check_changed(tmp_path):
       for part in path:
         node = node[part]
       node[last] = value
-    Experiment(config, tmp_path).check()
+    return make_experiment(config, tmp_path).check()
 
   return check
 
