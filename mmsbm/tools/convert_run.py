@@ -3,10 +3,11 @@
   python -m mmsbm.tools.convert_run runs/digits
 
 It rewrites run.json, whose config has other sections now, and keeps the old one as
-run.e99e35a.json, named after the last commit that wrote such records. Checkpoints stay
-as they are, and so do all numbers: the same command goes on where the run stopped,
-with overrides by their new names. Measurements are made once more. A run that uses the
-autoencoders of another one needs that one converted too.
+run.e99e35a.json, named after the last commit that wrote such records. It also writes
+down what the trained steps are, steps/NAME.json. Checkpoints stay as they are, and so
+do all numbers: the same command goes on where the run stopped, with overrides by their
+new names. Latents are encoded and measurements are made once more. A run that uses the
+autoencoders of another one is converted after that one.
 """
 
 import argparse
@@ -157,7 +158,7 @@ def upgrade_record(record: Config) -> dict[str, Any]:
 
 
 def convert(run: str | os.PathLike) -> str:
-  """Rewrites run.json of a folder, and says what it did.
+  """Converts the folder of a run, and says what it did.
 
   Raises:
     UserError: the folder is no run, or its run.json is of an even older version.
@@ -179,9 +180,31 @@ def convert(run: str | os.PathLike) -> str:
     new = upgrade_record(record)
   except (KeyError, TypeError, AttributeError) as e:
     raise UserError(f'{path} is not of a version that can be converted: {e!r}.') from e
+  _claim_steps(path.parent, new)
   write_atomic(path.with_name(OLD_NAME), text)
+  # Last: a run is converted once this says so.
   write_atomic(path, json.dumps(new, indent=1) + '\n')
   return f'{path} is in the new form; the old one is kept as {OLD_NAME}.'
+
+
+def _claim_steps(run: pathlib.Path, record: Config) -> None:
+  """Writes down what the trained steps of a run are; its data are not needed."""
+  if not (run / 'checkpoints').is_dir():
+    return
+  # Imports that take seconds, for folders that hold something to convert.
+  from mmsbm import train
+  from mmsbm.experiment import make_experiment
+  from mmsbm.infra import checkpoints
+  from mmsbm.ledger import DataIdentity
+
+  data = DataIdentity(record['data_hash'], record['data_samples'])
+  experiment = make_experiment(record['config'], run, data=lambda: data)
+  ledger = experiment.workspace.ledger
+  for step in ledger.steps:
+    names = [training.name for training in getattr(step, 'trainings', ())]
+    folders = [train.directory(run, name) for name in names]
+    if any(checkpoints.latest_step(folder) is not None for folder in folders):
+      ledger.claim(step)
 
 
 def main(argv: list[str] | None = None) -> int:
