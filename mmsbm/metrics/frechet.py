@@ -3,15 +3,26 @@
 d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) for Gaussians fitted to the two
 sets. It is the FID if, and only if, the features are those of the original
 Inception network (`mmsbm.nn.inception`) and images went through its
-preprocessing (`mmsbm.evaluators.images`).
+preprocessing (`mmsbm.evaluators.inception`).
 
 The estimate is biased upwards by about b / n, where b depends on the model
 (Chong and Forsyth, 2020, arXiv 1911.07023): numbers compare only at equal n.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
+
+from mmsbm.infra.errors import UserError
+from mmsbm.metrics.base import (
+  MIN_EXAMPLES,
+  Better,
+  Estimate,
+  Target,
+  features,
+  too_few,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,3 +231,41 @@ def frechet_with_stderr(
     n=n,
     note=rank_note(reference.n, n, dim),
   )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frechet:
+  """The Fréchet distance in the features of readers.
+
+  Attributes:
+    reader: the name of one of them; '' for all that have features.
+    num_groups: of the jackknife, see `frechet_with_stderr`.
+  """
+
+  reader: str = ''
+  num_groups: int = 20
+
+  name: ClassVar[str] = 'frechet'
+  better: ClassVar[Better] = 'low'
+  paired: ClassVar[bool] = False
+  about: ClassVar[str] = (
+    'The squared Fréchet distance of the features of generated and of real examples. '
+    'It falls with the number of examples, so it compares only at equal numbers.'
+  )
+
+  def __post_init__(self):
+    if self.num_groups < 2:
+      raise UserError(f'num_groups is {self.num_groups}; it must be at least 2.')
+
+  def __call__(self, target: Target) -> list[Estimate]:
+    """Returns a number for each reader with features; see `OfSets`."""
+    return [
+      self._estimate(real, generated, {'features': name})
+      for name, real, generated in features(target, self.reader)
+    ]
+
+  def _estimate(self, real, generated, fields):
+    if len(generated) < MIN_EXAMPLES:
+      return too_few(**fields)
+    found = frechet_with_stderr(real, generated, num_groups=self.num_groups)
+    return Estimate(found.value, found.stderr, found.note, fields)

@@ -9,10 +9,21 @@ paper takes equally many real and generated ones.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from mmsbm.infra.errors import UserError
+from mmsbm.metrics.base import (
+  MIN_EXAMPLES,
+  Better,
+  Estimate,
+  Target,
+  features,
+  too_few,
+)
 
 
 def _squared_distances(x: jax.Array, points: jax.Array) -> jax.Array:
@@ -76,6 +87,14 @@ def precision_recall(
     chunk: rows of the distance matrix in memory at once (512 of 10,000 float32
       columns are 20 MB). The result does not depend on it.
   """
+  real, generated = _centred(real, generated, k)
+  precision = _share_inside(generated, real, k, chunk)
+  recall = _share_inside(real, generated, k, chunk)
+  return PrecisionRecall(*precision, *recall)
+
+
+def _centred(real: np.ndarray, generated: np.ndarray, k: int):
+  """Both sets of features about the mean of the real ones, as float32."""
   if min(len(real), len(generated)) <= k:
     raise ValueError(
       f'{k} neighbours need more than {k} examples, not {len(real)} and '
@@ -84,15 +103,72 @@ def precision_recall(
   # Distances do not change under a shift; float32 rounding does. What is left is
   # an error of about 1e-7 |x|^2 in a squared distance, |x| from the centre.
   centre = np.mean(real, axis=0, dtype=np.float64)
-  real, generated = (
+  return tuple(
     jnp.asarray(np.asarray(a, np.float64) - centre, jnp.float32)
     for a in (real, generated)
   )
 
-  def share(x, points):
-    radii = squared_radii(points, k=k, chunk=chunk)
-    value = float(np.mean(np.asarray(inside(x, points, radii, chunk=chunk))))
-    return value, math.sqrt(value * (1 - value) / len(x))
 
-  precision, recall = share(generated, real), share(real, generated)
-  return PrecisionRecall(*precision, *recall)
+def _share_inside(x, points, k: int, chunk: int = 512) -> tuple[float, float]:
+  """Share of x [N, D] in the balls around points [N', D], and its standard error."""
+  radii = squared_radii(points, k=k, chunk=chunk)
+  value = float(np.mean(np.asarray(inside(x, points, radii, chunk=chunk))))
+  return value, math.sqrt(value * (1 - value) / len(x))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Precision:
+  """The share of generated examples inside the support of the real ones.
+
+  Attributes:
+    reader: the name of a reader; '' for all that have features.
+    num_neighbours: k of the balls, 3 in the paper.
+  """
+
+  reader: str = ''
+  num_neighbours: int = 3
+
+  name: ClassVar[str] = 'precision'
+  better: ClassVar[Better] = 'high'
+  paired: ClassVar[bool] = False
+  about: ClassVar[str] = (
+    'The share of generated examples whose features lie among those of real ones '
+    '(improved precision): quality.'
+  )
+
+  def __post_init__(self):
+    if not 1 <= self.num_neighbours < MIN_EXAMPLES:
+      raise UserError(
+        f'num_neighbours is {self.num_neighbours}; it must be from 1 to '
+        f'{MIN_EXAMPLES - 1}.'
+      )
+
+  def __call__(self, target: Target) -> list[Estimate]:
+    """Returns a number for each reader with features; see `OfSets`."""
+    return [
+      self._estimate(real, generated, {'features': name})
+      for name, real, generated in features(target, self.reader)
+    ]
+
+  def _estimate(self, real, generated, fields):
+    if len(generated) < MIN_EXAMPLES:
+      return too_few(**fields)
+    pair = _centred(real, generated, self.num_neighbours)
+    return Estimate(*self._share(*pair), fields=fields)
+
+  def _share(self, real, generated):
+    return _share_inside(generated, real, self.num_neighbours)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recall(Precision):
+  """The share of real examples inside the support of the generated ones."""
+
+  name: ClassVar[str] = 'recall'
+  about: ClassVar[str] = (
+    'The share of real examples whose features lie among those of generated ones '
+    '(improved recall): variety.'
+  )
+
+  def _share(self, real, generated):
+    return _share_inside(real, generated, self.num_neighbours)

@@ -1,0 +1,131 @@
+"""What an evaluator is, what it gives, and the plan of what is measured."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from mmsbm.evaluators.readers import Reader
+from mmsbm.infra.errors import UserError
+from mmsbm.metrics.base import Metric
+
+PyTree = Any
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+  """A unit of work whose rows are kept.
+
+  What it depends on is listed, not what it does not: it is made again when any of
+  that changes, or the data, or the examples that are evaluated.
+
+  Attributes:
+    name: of its file.
+    uses: names of the steps of the run that it depends on.
+    options: numbers and words that it depends on.
+    run: makes its rows.
+    about: what the report prints of the metrics of its rows: {metric: {'about': ...,
+      'better': 'high' or 'low'}}.
+    is_kept: False for one without rows, whose `run` itself looks what is there.
+  """
+
+  name: str
+  uses: frozenset[str]
+  options: Mapping[str, Any]
+  run: Callable[[], list[Row]]
+  about: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+  is_kept: bool = True
+
+
+class Evaluator(Protocol):
+  """Something that measures; its fields are its options in the config."""
+
+  def check(self, plan: 'EvaluationPlan', model: Any) -> None:
+    """Raises UserError, before training, for what would end it after training."""
+
+  def measurements(self, evaluation: Any) -> Sequence[Measurement]:
+    """Returns what there is to measure, in order; nothing is computed yet.
+
+    Args:
+      evaluation: an `mmsbm.evaluators.evaluation.Evaluation`.
+    """
+
+
+def about(metric: Any, text: str = '') -> dict[str, str]:
+  """Describes a metric for the report; `text` comes before its own words."""
+  words = ' '.join(filter(None, (text, metric.about)))
+  return {'about': words, 'better': metric.better}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+  """What is to be measured, on which examples; made before training.
+
+  Attributes:
+    problem: modalities and data set.
+    readers: networks that read examples.
+    metrics: by the name that rows give them.
+    metric_specs: what the config says of each metric.
+    evaluators: by name.
+    split: name of the split.
+    num_examples: the most that are used of it.
+    chunk_size: rows at a time; the numbers depend on it only where a sampler lets
+      the rows of a chunk depend on each other.
+    seed: of the choice of examples and of all that is drawn.
+  """
+
+  problem: Any
+  readers: tuple[Reader, ...]
+  metrics: Mapping[str, Metric]
+  metric_specs: Mapping[str, Any]
+  evaluators: Mapping[str, Evaluator]
+  split: str
+  num_examples: int
+  chunk_size: int
+  seed: int
+
+  def check(self, model: Any) -> None:
+    """Refuses what cannot be measured of this model with these data."""
+    if not len(self.rows):
+      raise UserError(f'no {self.split} example has any modality.')
+    for evaluator in self.evaluators.values():
+      evaluator.check(self, model)
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    return tuple(m.name for m in self.problem.modalities)
+
+  @functools.cached_property
+  def rows(self) -> np.ndarray:
+    """Numbers of the examples in their split, in order [n]."""
+    part = self.problem.dataset.splits[self.split]
+    usable = np.flatnonzero(np.asarray(part.present).any(axis=1))
+    # A random part: files are often sorted by class.
+    order = np.random.default_rng(self.seed).permutation(len(usable))
+    return usable[np.sort(order[: self.num_examples])]
+
+  @functools.cached_property
+  def present(self) -> np.ndarray:
+    """Which modalities the examples have, [n, M] bool."""
+    part = self.problem.dataset.splits[self.split]
+    return np.asarray(part.present[self.rows])
+
+  def has_reader(self) -> bool:
+    """Returns whether any reader predicts an annotation that the data have."""
+    known = self.problem.dataset.splits[self.split].annotations
+    return any(reader.annotation in known for reader in self.readers)
+
+
+def take(tree: PyTree, positions: np.ndarray) -> PyTree:
+  """Rows of all arrays of a tree."""
+  return jax.tree.map(lambda a: a[positions], tree)
+
+
+def is_number(value: float | None) -> bool:
+  """Whether a value could be measured."""
+  return value is not None and math.isfinite(value)

@@ -1,0 +1,278 @@
+"""Readers: networks that look at examples, trained in the run or read from a file."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from mmsbm.config import Section, build, nearest
+from mmsbm.evaluators.inception import inception_features
+from mmsbm.infra.errors import UserError
+from mmsbm.learners.classifier import Classifier
+from mmsbm.methods.base import Stage, make_training
+from mmsbm.metrics.base import Reading
+from mmsbm.modalities import Modality
+from mmsbm.nn.classifiers import CLASSIFIERS
+from mmsbm.nn.inception import load_inception
+
+PyTree = Any
+
+# The step that trains readers.
+READERS_STEP = 'classifier'
+
+
+class Reader(Protocol):
+  """A network that says something of examples; a frozen dataclass.
+
+  The fields of one that is not trained in the run say what it is: what was measured
+  with it is measured again when they change.
+
+  Attributes:
+    name: its key in config.readers.
+    modalities: names of the modalities that it reads.
+    annotation: what its predictions are of; '' if it makes none.
+    compiled: whether a call can be traced by JAX. Then it is, and sees chunks of
+      examples that lie on the devices. Otherwise it gets all examples as an array.
+    learner: what trains it in the run, or None.
+  """
+
+  name: str
+  modalities: tuple[str, ...]
+  annotation: str
+  compiled: bool
+  learner: Any | None
+
+  def load(self) -> PyTree:
+    """Returns the variables of a reader that is not trained in the run."""
+
+  def __call__(self, variables: PyTree, modality: str, x: Any) -> Reading:
+    """Reads raw examples [N, *shape] of a modality."""
+
+
+def _chosen(names: tuple[str, ...], modalities: tuple[Modality, ...], reader: str):
+  """Names of the modalities of a reader, after a look at each."""
+  known = [m.name for m in modalities]
+  if isinstance(names, str) or not names:
+    raise UserError(f'{reader!r} needs `modalities`: a list of some of {known}.')
+  for name in names:
+    if name not in known:
+      raise UserError(
+        f'{reader!r} cannot read {name!r}, which is no modality; they are {known}.'
+        + nearest(name, known)
+      )
+  if len(set(names)) < len(names):
+    raise UserError(f'{reader!r} has a modality twice: {list(names)}.')
+  return tuple(names)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedClassifier:
+  """A classifier that learns an annotation of the training split.
+
+  Attributes:
+    name: see `Reader`.
+    learner: what trains it, with its network and its modalities.
+  """
+
+  name: str
+  learner: Classifier
+
+  compiled = True
+
+  @property
+  def modalities(self) -> tuple[str, ...]:
+    return tuple(m.name for m in self.learner.modalities)
+
+  @property
+  def annotation(self) -> str:
+    return self.learner.annotation
+
+  def load(self) -> PyTree:
+    """Is never asked for: the variables are those of the step that trains it."""
+    raise AssertionError(f'{self.name} is trained in the run.')
+
+  def __call__(self, variables, modality, x):
+    """Reads raw examples [B, *shape]; see `Reader`."""
+    kind = next(m.kind for m in self.learner.modalities if m.name == modality)
+    logits, features = self.learner.network.apply(variables, kind.to_model(x), False)
+    return Reading(logits.argmax(-1), features, self.annotation)
+
+
+def make_classifier(
+  problem: Any,
+  *,
+  name: str,
+  modalities: tuple[str, ...],
+  network: Mapping[str, Any],
+  num_steps: int,
+  batch_size: int,
+  ema_decay: float,
+  optimizer: Mapping[str, Any],
+  annotation: str = 'class',
+) -> TrainedClassifier:
+  """Makes a classifier that is trained in the run.
+
+  Args:
+    problem: modalities and data set.
+    name: of the reader.
+    modalities: those that it reads; all of one shape.
+    network: one of CLASSIFIERS.
+    num_steps: of its training; see `reader_stage` for this and the next three.
+    batch_size: examples per step.
+    ema_decay: of the average of its parameters.
+    optimizer: arguments of `make_optimizer`.
+    annotation: the class labels that it learns.
+  """
+  del num_steps, batch_size, ema_decay, optimizer  # Of its training.
+  modalities = _chosen(modalities, problem.modalities, name)
+  # A run that is loaded without its data knows this from its record.
+  classes = getattr(problem, 'num_classes', None) or problem.dataset.num_classes
+  num_classes = classes.get(annotation)
+  if num_classes is None:
+    known = sorted(classes)
+    have = f'the class labels {known}' if known else 'no class labels'
+    raise UserError(
+      f'the data have no annotation {annotation!r} of classes, so no classifier can be '
+      f'trained on it: remove config.readers.{name}, or choose what they have: {have}.'
+      + nearest(annotation, known)
+    )
+  if num_classes < 2:
+    raise UserError(
+      f'annotation {annotation!r} has {num_classes} class, so there is nothing to tell '
+      f'apart: remove config.readers.{name}.'
+    )
+  read = tuple(m for m in problem.modalities if m.name in modalities)
+  shapes = {m.model_shape for m in read}
+  if len(shapes) > 1:
+    raise UserError(
+      f'modalities read by {name!r} must have one shape, not {sorted(shapes)}: give '
+      'each shape a reader of its own.'
+    )
+  indices = tuple(i for i, m in enumerate(problem.modalities) if m.name in modalities)
+  learner = Classifier(
+    reader=name,
+    annotation=annotation,
+    network=build(CLASSIFIERS, network, num_classes=num_classes),
+    modalities=read,
+    indices=indices,
+  )
+  return TrainedClassifier(name, learner)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inception:
+  """The network of published Fréchet distances, on pictures.
+
+  Attributes:
+    name: see `Reader`.
+    weights: file of its weights, made once by `mmsbm.tools.convert_inception`.
+    modalities: see `Reader`.
+  """
+
+  name: str
+  weights: str
+  modalities: tuple[str, ...]
+
+  compiled = False
+  annotation = ''
+  learner = None
+
+  def load(self) -> PyTree:
+    """Reads the weights."""
+    return load_inception(self.weights)
+
+  def __call__(self, variables, modality, x):
+    """Reads raw pictures [N, H, W, 1 or 3]; see `Reader`."""
+    del modality
+    return Reading(None, inception_features(variables, np.asarray(x)))
+
+
+def make_inception(
+  problem: Any, *, name: str, weights: str, modalities: tuple[str, ...] = ()
+) -> Inception:
+  """Makes the reader of Inception features.
+
+  Args:
+    problem: modalities and data set.
+    name: of the reader.
+    weights: file of `mmsbm.tools.convert_inception`.
+    modalities: names of pictures; all of the kind 'image' by default.
+  """
+  pictures = [
+    m.name
+    for m in problem.modalities
+    if len(m.shape) == 3 and m.shape[-1] in (1, 3) and m.kind.dtype == np.uint8
+  ]
+  images = [m.name for m in problem.modalities if m.kind_name == 'image']
+  names = modalities or tuple(name for name in images if name in pictures)
+  names = _chosen(names, problem.modalities, name)
+  for modality in names:
+    if modality not in pictures:
+      raise UserError(
+        f'{name!r} reads 8-bit pictures with 1 or 3 channels, and modality '
+        f'{modality!r} is none.'
+      )
+  if not os.path.isfile(weights):
+    raise UserError(
+      f'config.readers.{name}.weights: there is no file {weights!r}; make it once with '
+      'python -m mmsbm.tools.convert_inception.'
+    )
+  return Inception(name, weights, names)
+
+
+READERS = {
+  'classifier': make_classifier,
+  'inception': make_inception,
+}
+
+
+def make_readers(section: Section, problem: Any) -> tuple[Reader, ...]:
+  """Makes the readers of config.readers, in their order.
+
+  Args:
+    section: by name of the reader `name`, a key of READERS or 'package.module:Class',
+      and its arguments. An empty one means that there is no such reader.
+    problem: modalities and data set; given to readers that ask for it, as is `name`.
+  """
+  made = []
+  for name, spec in section.sections():
+    if not spec:
+      continue
+    reader = spec.make(READERS, name=name, problem=problem)
+    _chosen(reader.modalities, problem.modalities, name)
+    made.append(reader)
+  return tuple(made)
+
+
+def reader_stage(
+  readers: tuple[Reader, ...], section: Section, problem: Any
+) -> Stage | None:
+  """Returns the step that trains readers side by side; None if there is none.
+
+  Args:
+    readers: from `make_readers`.
+    section: config.readers.
+    problem: modalities, data set and key of the run.
+  """
+  trained = [reader for reader in readers if reader.learner is not None]
+  if not trained:
+    return None
+  names = {reader.annotation for reader in trained}
+  labels = {name: np.zeros(1, np.int32) for name in names}
+
+  def source(inputs: Any) -> dict[str, Any]:
+    del inputs
+    batch = problem.examples()
+    known = {k: v for k, v in batch['annotations'].items() if k in names}
+    return batch | {'annotations': known}
+
+  return Stage(
+    name=READERS_STEP,
+    trainings=tuple(
+      make_training(section.section(r.name), r.learner, problem.key) for r in trained
+    ),
+    example=problem.blank | {'annotations': labels},
+    source=source,
+  )

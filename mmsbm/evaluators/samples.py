@@ -1,0 +1,254 @@
+"""What the report shows of a trained model: samples/*.npz, *.json and *.png."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmsbm.evaluators.base import EvaluationPlan, Measurement, take
+from mmsbm.evaluators.evaluation import Evaluation
+from mmsbm.evaluators.tiles import Drawing, lay_out
+from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import atomic_path, write_atomic
+from mmsbm.infra.rng import fold_in_name
+
+# What NumPy raises for an .npz that is absent, torn or something else.
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def nearest_training_examples(
+  problem: Any, name: str, queries: np.ndarray, chunk: int = 4096
+) -> np.ndarray:
+  """Training examples closest to `queries` [N, *shape] in squared pixel distance.
+
+  Shown beside samples so that a reader sees whether they are copies.
+  """
+  part = problem.dataset.splits['train']
+  array = part.arrays[name]
+  flat = queries.reshape(len(queries), -1).astype(np.float32)
+  best = np.full(len(queries), np.inf, np.float32)
+  index = np.zeros(len(queries), np.int64)
+  column = [m.name for m in problem.modalities].index(name)
+  usable = np.flatnonzero(part.present[:, column])
+  for start in range(0, len(usable), chunk):
+    rows = usable[start : start + chunk]
+    points = np.asarray(array[rows]).reshape(len(rows), -1).astype(np.float32)
+    distance = (points**2).sum(1) - 2 * flat @ points.T
+    closest = distance.argmin(1)
+    value = distance[np.arange(len(flat)), closest]
+    index = np.where(value < best, rows[closest], index)
+    best = np.minimum(best, value)
+  return np.asarray(array[index])
+
+
+def choose_examples(part: Any, annotation: str, num: int) -> np.ndarray:
+  """Rows of complete examples, one of each class in turn where classes are known.
+
+  Where no example is complete, of those that have any modality.
+  """
+  present = np.asarray(part.present)
+  usable = np.flatnonzero(present.all(axis=1))
+  if not len(usable):
+    usable = np.flatnonzero(present.any(axis=1))
+  if annotation not in part.annotations:
+    return usable[:num]
+  labels = np.asarray(part.annotations[annotation])[usable]
+  seen = np.zeros(len(labels), int)
+  for value in np.unique(labels):
+    seen[labels == value] = np.arange((labels == value).sum())
+  return usable[np.lexsort((labels, seen))][:num]
+
+
+def pictured_subsets(num_modalities: int) -> list[int]:
+  """Numbers of given modalities that get a picture: one, half, all but one."""
+  counts = {1, num_modalities // 2, num_modalities - 1}
+  return sorted(counts - {0, num_modalities})
+
+
+def _listing(names: Sequence[str]) -> str:
+  if len(names) <= 3:
+    return ' and '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)
+  return f'{names[0]} to {names[-1]}'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Samples:
+  """Samples and reconstructions of some examples, kept as files.
+
+  Attributes:
+    split: where the examples are from.
+    num_examples: their number.
+    num_samples: samples for each.
+    seed: of the draws.
+    annotation: classes of which the examples are taken in turn, if the data have them.
+  """
+
+  split: str = 'test'
+  num_examples: int = 10
+  num_samples: int = 3
+  seed: int = 0
+  annotation: str = 'class'
+
+  def __post_init__(self):
+    for key in ('num_examples', 'num_samples'):
+      if getattr(self, key) < 1:
+        raise UserError(f'{key} is {getattr(self, key)}; it must be positive.')
+
+  def check(self, plan: EvaluationPlan, model: Any) -> None:
+    """See `Evaluator.check`."""
+    del model
+    splits = plan.problem.dataset.splits
+    if self.split not in splits:
+      raise UserError(f'split={self.split!r} is not one of {sorted(splits)}.')
+    labels = splits[self.split].annotations.get(self.annotation)
+    if labels is not None and np.ndim(labels) != 1:
+      raise UserError(f'annotation={self.annotation!r} has no classes.')
+    if not np.asarray(splits[self.split].present).any():
+      raise UserError(f'no {self.split} example has any modality.')
+
+  def measurements(self, evaluation: Evaluation) -> list[Measurement]:
+    """See `Evaluator.measurements`: one for each file, which it makes if need be."""
+    model, uses = evaluation.model, evaluation.model.uses
+    sampling = evaluation.main_sampling
+    shared = _Shared(self, evaluation)
+    options = dataclasses.asdict(self) | evaluation.sampling_options(sampling)
+    out = []
+    for name, kind, title, observed in self._files(evaluation, shared):
+      is_drawn = kind != 'reconstruction'
+      if not is_drawn and not hasattr(model, 'reconstruct'):
+        continue
+      file_uses = uses(sampling if is_drawn else None)
+      stamp = evaluation.fingerprint(file_uses, options)
+      drawing = functools.partial(shared.draw, name, kind, title, observed, stamp)
+      out.append(
+        Measurement(
+          name=name, uses=file_uses, options=options, run=drawing, is_kept=False
+        )
+      )
+    return out
+
+  def _files(self, evaluation: Evaluation, shared: '_Shared'):
+    """Name, kind, title and observed set [N, M] of each file.
+
+    The titles choose the noise of the samples.
+    """
+    names, num = evaluation.names, len(evaluation.names)
+    size = len(shared.rows)
+    empty = np.zeros((size, num), bool)
+    yield 'unconditional', 'unconditional', 'Nothing given', empty
+    for count in pictured_subsets(num):
+      observed = np.broadcast_to(np.arange(num) < count, empty.shape)
+      title = f'Given {_listing(names[:count])}'
+      yield f'given_first_{count}', 'conditional', title, observed
+    if num > 1:
+      rng = np.random.default_rng(self.seed)
+      order = rng.random(empty.shape).argsort(1).argsort(1)
+      observed = order < rng.integers(1, max(2, num), (size, 1))
+      title = 'Each row given a subset of its own'
+      yield 'given_any', 'conditional', title, observed
+    yield 'reconstruction', 'reconstruction', 'Reconstructions', ~empty
+
+
+class _Shared:
+  """Examples, and what draws for them and writes it."""
+
+  def __init__(self, options: Samples, evaluation: Evaluation):
+    self._options, self._evaluation = options, evaluation
+    self._part = evaluation.problem.dataset.splits[options.split]
+    self.rows = choose_examples(self._part, options.annotation, options.num_examples)
+    self._key = fold_in_name(jax.random.key(options.seed), 'pictures')
+
+  @functools.cached_property
+  def _x(self) -> tuple[np.ndarray, ...]:
+    names = self._evaluation.names
+    return tuple(np.asarray(self._part.arrays[name][self.rows]) for name in names)
+
+  @functools.cached_property
+  def _encoded(self):
+    return self._evaluation.inference.encode(self._x)
+
+  @property
+  def _label(self) -> np.ndarray:
+    labels = self._part.annotations.get(self._options.annotation)
+    return np.full(len(self.rows), -1) if labels is None else labels[self.rows]
+
+  def draw(self, name: str, kind: str, title: str, observed, stamp: str) -> list:
+    """Draws and writes the files `name`, unless they are there; has no rows."""
+    folder = pathlib.Path(self._evaluation.workdir, 'samples')
+    path = folder / f'{name}.npz'
+    png, tiles = path.with_suffix('.png'), path.with_suffix('.json')
+    modalities = self._evaluation.problem.modalities
+    drawable = all(
+      m.kind.picture(x[0]) is not None for m, x in zip(modalities, self._x, strict=True)
+    )
+    if _stamp(path) == stamp and tiles.exists() and png.exists() >= drawable:
+      return []
+    # Or a kill between the files would leave old pictures of new samples.
+    for old in (png, tiles):
+      old.unlink(missing_ok=True)
+    drawing = self._drawing(kind, title, observed)
+    with atomic_path(path) as temporary, open(temporary, 'wb') as f:
+      np.savez_compressed(f, stamp=np.array(stamp), **drawing.arrays())
+    sheet = lay_out(drawing)
+    write_atomic(tiles, json.dumps(sheet.to_json()) + '\n')
+    if drawable:
+      # Matplotlib is slow to import, and most uses of the program do without.
+      from mmsbm.report.grid import save_grid
+
+      save_grid(
+        png, sheet.pictures(), sheet.row_titles(), sheet.columns, title=drawing.title
+      )
+    return []
+
+  def _drawing(self, kind: str, title: str, observed: np.ndarray) -> Drawing:
+    evaluation, key = self._evaluation, fold_in_name(self._key, title)
+    inference, modalities = evaluation.inference, evaluation.problem.modalities
+    present = np.asarray(self._part.present[self.rows])
+    observed = observed & present
+    if kind == 'reconstruction':
+      x = inference.reconstruct(self._encoded, key=key)
+      generated = tuple(array[:, None] for array in x)
+    else:
+      count = self._options.num_samples
+      repeated = np.repeat(np.arange(len(self.rows)), count)
+      x = inference.sample(
+        take(self._encoded, repeated),
+        observed[repeated],
+        key=key,
+        sampling=evaluation.main_sampling,
+      )
+      generated = tuple(a.reshape(len(self.rows), count, *a.shape[1:]) for a in x)
+    nearest = None
+    if kind != 'reconstruction':
+      nearest = tuple(
+        nearest_training_examples(evaluation.problem, m.name, array[:, 0])
+        for m, array in zip(modalities, generated, strict=True)
+      )
+    return Drawing(
+      kind=kind,
+      title=title,
+      modalities=modalities,
+      observed=observed,
+      present=present,
+      label=np.asarray(self._label),
+      generated=generated,
+      real=None if kind == 'unconditional' else self._x,
+      nearest=nearest,
+    )
+
+
+def _stamp(path: pathlib.Path) -> str | None:
+  """The stamp of a file of samples; None if it is absent or damaged."""
+  try:
+    # NumPy leaves a file open that turns out to be no archive.
+    with open(path, 'rb') as f, np.load(f) as stored:
+      return str(stored['stamp'])
+  except _UNREADABLE:
+    return None

@@ -1,0 +1,213 @@
+"""What a metric is, and what it is shown.
+
+A metric compares examples; it knows nothing of models and of ways of sampling. An
+evaluator makes the examples, and takes all means, so that an average and its error
+mean the same for every metric.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from mmsbm.modalities import Modality
+
+Better = Literal['high', 'low']
+
+# Fewer examples make no distribution to compare.
+MIN_EXAMPLES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """What a network says of examples of one modality.
+
+  Attributes:
+    prediction: classes [N]; None from a network that predicts nothing.
+    features: [N, F]; None from a network that has none to show.
+    annotation: what the predictions are of, '' for nothing.
+  """
+
+  prediction: np.ndarray | None
+  features: np.ndarray | None
+  annotation: str = ''
+
+  def take(self, rows: np.ndarray) -> 'Reading':
+    """Keeps the examples `rows`, indices or bool [N]."""
+    prediction, features = (
+      None if array is None else array[rows]
+      for array in (self.prediction, self.features)
+    )
+    return Reading(prediction, features, self.annotation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """Generated examples of one modality, and the real ones that they belong to.
+
+  Row i of everything belongs to one example of the evaluation. Examples that were
+  generated from nothing stand beside real ones to which they do not belong.
+
+  Attributes:
+    modality: the modality.
+    generated: raw examples [N, *shape].
+    real: raw examples [N, *shape], zero where there is none.
+    present: [N] bool, whether there is a real one.
+    annotations: classes [N], -1 where unknown, or matrices [N, A], by name.
+    read_generated: what readers say of the generated examples, by their names.
+    read_real: what they say of the real ones.
+  """
+
+  modality: Modality
+  generated: np.ndarray
+  real: np.ndarray
+  present: np.ndarray
+  annotations: Mapping[str, np.ndarray]
+  read_generated: Mapping[str, Reading]
+  read_real: Mapping[str, Reading]
+
+  def __len__(self) -> int:
+    return len(self.present)
+
+  def take(self, rows: np.ndarray) -> 'Target':
+    """Keeps the examples `rows`, indices or bool [N]."""
+    return Target(
+      modality=self.modality,
+      generated=self.generated[rows],
+      real=self.real[rows],
+      present=self.present[rows],
+      annotations={name: array[rows] for name, array in self.annotations.items()},
+      read_generated={name: r.take(rows) for name, r in self.read_generated.items()},
+      read_real={name: r.take(rows) for name, r in self.read_real.items()},
+    )
+
+  def complete(self) -> 'Target':
+    """Keeps the examples that have a real one."""
+    return self if self.present.all() else self.take(self.present)
+
+  def measured_by(self, metric: str) -> bool:
+    """Returns whether the kind of modality asks for a metric of this name."""
+    return metric in self.modality.kind.metrics
+
+  def classes(self, reader: str = '', annotation: str = '') -> Reading | None:
+    """Returns what a reader says of the classes of the generated examples.
+
+    Args:
+      reader: its name; '' for the first one that predicts.
+      annotation: what is to be predicted; '' for whatever it is.
+    """
+    for name, reading in self.read_generated.items():
+      if (
+        reading.annotation
+        and reader in ('', name)
+        and annotation in ('', reading.annotation)
+      ):
+        return reading
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """One number of a set of examples.
+
+  Attributes:
+    value: NaN where it cannot be measured; `note` then says why.
+    stderr: its standard error over the draw of the examples.
+    note: what a reader of the number should know, '' for nothing.
+    fields: what tells several numbers of one metric apart, e.g. the reader's name.
+    influence: [N], what each example adds to the error: stderr^2 is the sum of their
+      squares. With it the average of several numbers of the same examples has an
+      error that knows of their dependence.
+  """
+
+  value: float
+  stderr: float | None
+  note: str = ''
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  influence: np.ndarray | None = None
+
+
+def features(
+  target: Target, reader: str = ''
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+  """Iterates over readers with features: name, real [N, F] and generated [N, F].
+
+  Args:
+    target: the examples.
+    reader: the name of one; '' for all of them.
+  """
+  for name, generated in target.read_generated.items():
+    if reader in ('', name) and generated.features is not None:
+      yield name, target.read_real[name].features, generated.features
+
+
+def too_few(least: int = MIN_EXAMPLES, **fields: Any) -> Estimate:
+  """Returns what takes the place of a number that needs more examples."""
+  note = f'fewer than {least} examples'
+  return Estimate(float('nan'), None, note, fields)
+
+
+@runtime_checkable
+class PerExample(Protocol):
+  """A number for every example; the evaluator takes means and standard errors.
+
+  A metric whose classes of examples should count alike in means has, besides, a method
+  `groups(target)` that returns the class [N] of every example, -1 for none.
+
+  Attributes:
+    name: key of `mmsbm.metrics.METRICS`.
+    better: whether high or low values are good.
+    about: one or two sentences that the report prints.
+  """
+
+  name: str
+  better: Better
+  about: str
+
+  def __call__(self, target: Target) -> np.ndarray | None:
+    """Returns values [N], bool for shares, NaN where an example does not count.
+
+    None where the metric does not apply to the modality or the data.
+    """
+
+
+@runtime_checkable
+class OfSets(Protocol):
+  """A number for two sets of examples, all of which have a real one.
+
+  Attributes:
+    name, better, about: see `PerExample`.
+    paired: whether a generated example is compared with the real one that it belongs
+      to. Otherwise it is a comparison of two distributions, which is made once for
+      each modality, since it is costly and varies little with what is given.
+  """
+
+  name: str
+  better: Better
+  about: str
+  paired: bool
+
+  def __call__(self, target: Target) -> list[Estimate]:
+    """Returns the numbers; none where the metric does not apply."""
+
+
+@runtime_checkable
+class OfTuples(Protocol):
+  """A number for tuples of modalities that were generated together.
+
+  Attributes:
+    name, better, about: see `PerExample`.
+    tuples: always True; it tells this kind of metric from `OfSets`.
+  """
+
+  name: str
+  better: Better
+  about: str
+  tuples: bool
+
+  def __call__(self, targets: Mapping[str, Target]) -> list[Estimate]:
+    """Returns the numbers; none where the metric does not apply."""
+
+
+Metric = PerExample | OfSets | OfTuples

@@ -1,0 +1,235 @@
+"""Coherence: do generated modalities show what they should?
+
+Conditional coherence is the accuracy of a classifier on a generated modality against
+the label of the example that it was generated for; joint coherence is the share of
+unconditional samples whose modalities agree. Publications mean different numbers by
+these words, so each has a name here:
+
+* `coherence` (micro: every example counts the same; MoPoE, MMVAE+ and the
+  score-based autoencoders) and `coherence_macro` (every class counts the same;
+  MultiVae);
+* `joint_coherence`, k modalities share a class, whichever it is;
+  `joint_coherence_with_first`, k modalities, the first included, share the class of
+  the first (the published score-based code); `mean_agreement`, the mean share of
+  modalities in the largest group (MultiVae).
+
+All standard errors are those of the mean over test examples.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from mmsbm.metrics.averages import clustered_mean, macro_mean, share
+from mmsbm.metrics.base import Better, Estimate, Target
+
+
+def _check_labels(predicted, label) -> tuple[np.ndarray, np.ndarray]:
+  predicted, label = np.asarray(predicted), np.asarray(label)
+  if predicted.shape != label.shape or label.ndim != 1 or not label.size:
+    raise ValueError(
+      f'Need two [N] arrays, N > 0, not {predicted.shape} and {label.shape}.'
+    )
+  if label.min() < 0:
+    raise ValueError('Unknown labels (-1): select the labelled examples first.')
+  return predicted, label
+
+
+def accuracy(predicted: np.ndarray, label: np.ndarray) -> tuple[float, float]:
+  """Share of correct predictions and its standard error sqrt(p (1 - p) / n).
+
+  Args:
+    predicted: classes [N].
+    label: true classes [N].
+  """
+  predicted, label = _check_labels(predicted, label)
+  return share(predicted == label)
+
+
+def macro_accuracy(predicted: np.ndarray, label: np.ndarray) -> tuple[float, float]:
+  """Mean over the classes that occur in `label` of the accuracy within each.
+
+  Arguments as in `accuracy`, standard error as in `macro_mean`.
+  """
+  predicted, label = _check_labels(predicted, label)
+  return macro_mean(predicted == label, label)
+
+
+def _agreement(predictions: np.ndarray, reference: str) -> np.ndarray:
+  """Number of modalities [N] in agreement."""
+  predictions = np.asarray(predictions)
+  if predictions.ndim != 2 or not predictions.size:
+    raise ValueError(f'Need predictions [N, M], not {predictions.shape}.')
+  if reference == 'first':
+    return (predictions == predictions[:, :1]).sum(axis=1)
+  if reference != 'mode':
+    raise ValueError(f"reference must be 'mode' or 'first', not {reference!r}.")
+  same = predictions[:, :, None] == predictions[:, None, :]
+  return same.sum(axis=2).max(axis=1)
+
+
+def joint_agreement(
+  predictions: np.ndarray, reference: str = 'mode'
+) -> dict[int, tuple[float, float]]:
+  """Share of samples in which at least k modalities agree, for k = 2, ..., M.
+
+  Args:
+    predictions: class that a reader sees in every modality of every sample [N, M].
+    reference: 'mode', agreement with the commonest class of the sample; or
+      'first', with the class of modality 0, which is never larger. For k = M
+      (all agree) they are the same.
+
+  Returns:
+    {k: (value, standard error)}.
+  """
+  count = _agreement(predictions, reference)
+  return {k: share(count >= k) for k in range(2, np.shape(predictions)[1] + 1)}
+
+
+def mean_agreement(
+  predictions: np.ndarray, reference: str = 'mode'
+) -> tuple[float, float]:
+  """Mean share of modalities in agreement; arguments as in `joint_agreement`."""
+  return clustered_mean(_agreement(predictions, reference) / np.shape(predictions)[1])
+
+
+def known_hits(predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
+  """Whether predictions [N] are right: bool, or with NaN where a label is unknown."""
+  hit, known = predicted == label, label >= 0
+  return hit if known.all() else np.where(known, hit, np.nan)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Coherence:
+  """The accuracy of a reader on generated examples.
+
+  Attributes:
+    reader: its name; '' for the first one that predicts classes of the modality.
+    annotation: what it is to predict; '' for whatever it predicts.
+  """
+
+  reader: str = ''
+  annotation: str = ''
+
+  name: ClassVar[str] = 'coherence'
+  better: ClassVar[Better] = 'high'
+  about: ClassVar[str] = (
+    'The share of generated examples in which a classifier sees the class of the '
+    'example that they were generated for. The classifier is not perfect: see its '
+    'accuracy on real examples.'
+  )
+
+  def __call__(self, target: Target) -> np.ndarray | None:
+    """Returns hits [N]; see `PerExample`."""
+    read = target.classes(self.reader, self.annotation)
+    if read is None or read.annotation not in target.annotations:
+      return None
+    return known_hits(read.prediction, target.annotations[read.annotation])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CoherenceMacro(Coherence):
+  """The same with equal weights of the classes of the examples."""
+
+  name: ClassVar[str] = 'coherence_macro'
+  about: ClassVar[str] = (
+    'Coherence in which every class counts the same, however many test examples it has.'
+  )
+
+  def groups(self, target: Target) -> np.ndarray:
+    """Returns the class [N] of every example; see `PerExample`."""
+    return target.annotations[target.classes(self.reader, self.annotation).annotation]
+
+
+def seen_classes(
+  targets: Mapping[str, Target], reader: str = '', annotation: str = ''
+) -> np.ndarray | None:
+  """Classes [N, M] that readers see in the modalities that they read.
+
+  Args:
+    targets: by modality.
+    reader: see `Coherence`.
+    annotation: see `Coherence`; what the first reader predicts if it is ''.
+
+  Returns:
+    None if fewer than two modalities are read.
+  """
+  seen = []
+  for target in targets.values():
+    read = target.classes(reader, annotation)
+    if read is not None:
+      annotation = read.annotation
+      seen.append(read.prediction)
+  return np.stack(seen, axis=1) if len(seen) > 1 else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JointCoherence:
+  """The share of tuples whose modalities agree.
+
+  Attributes:
+    reader: see `Coherence`.
+    annotation: see `Coherence`.
+  """
+
+  reader: str = ''
+  annotation: str = ''
+
+  name: ClassVar[str] = 'joint_coherence'
+  better: ClassVar[Better] = 'high'
+  tuples: ClassVar[bool] = True
+  about: ClassVar[str] = (
+    'The share of samples, given nothing, in which at least so many modalities show '
+    'one class, whichever it is.'
+  )
+  reference: ClassVar[str] = 'mode'
+
+  def __call__(self, targets: Mapping[str, Target]) -> list[Estimate]:
+    """Returns a number for each k of "at least k agree"; see `OfTuples`."""
+    seen = seen_classes(targets, self.reader, self.annotation)
+    if seen is None:
+      return []
+    return [
+      Estimate(value, stderr, fields={'at_least': k})
+      for k, (value, stderr) in joint_agreement(seen, self.reference).items()
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JointCoherenceWithFirst(JointCoherence):
+  """The same for agreement with the first modality, which is never more."""
+
+  name: ClassVar[str] = 'joint_coherence_with_first'
+  about: ClassVar[str] = (
+    'The share of samples, given nothing, in which at least so many modalities, the '
+    'first included, show the class of the first: the published count.'
+  )
+  reference: ClassVar[str] = 'first'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeanAgreement:
+  """The mean share of modalities that show the commonest class of their tuple.
+
+  Attributes:
+    reader: see `Coherence`.
+    annotation: see `Coherence`.
+  """
+
+  reader: str = ''
+  annotation: str = ''
+
+  name: ClassVar[str] = 'mean_agreement'
+  better: ClassVar[Better] = 'high'
+  tuples: ClassVar[bool] = True
+  about: ClassVar[str] = (
+    'The mean share of the modalities of a sample, given nothing, that show its '
+    'commonest class.'
+  )
+
+  def __call__(self, targets: Mapping[str, Target]) -> list[Estimate]:
+    """Returns one number; see `OfTuples`."""
+    seen = seen_classes(targets, self.reader, self.annotation)
+    return [] if seen is None else [Estimate(*mean_agreement(seen))]
