@@ -94,11 +94,16 @@ def mean_of_estimates(estimates: list[Estimate]) -> tuple[float, float | None]:
   return value, float(np.sqrt(squares) / len(estimates))
 
 
-def note_of(missing: Mapping[str, str]) -> Row:
-  """The field that says which parts of an average could not be measured, and why."""
+def note_of(missing: Mapping[tuple[str, str], str]) -> Row:
+  """The field that says which parts of an average could not be measured, and why.
+
+  Args:
+    missing: why, by target and by what stands behind it in a note, e.g. ' given m0'.
+  """
   if not missing:
     return {}
-  shown = '; '.join(f'{part} ({why})' for part, why in list(missing.items())[:4])
+  parts = [f'{"".join(part)} ({why})' for part, why in missing.items()]
+  shown = '; '.join(parts[:4])
   more = f' and {len(missing) - 4} more' if len(missing) > 4 else ''
   return {'note': f'without {shown}{more}'}
 
@@ -109,12 +114,12 @@ class _Parts:
 
   Attributes:
     values: arrays [n] of a metric per example, or estimates of one of sets.
-    missing: why there is none, by what the part is called.
+    missing: why there is none, see `note_of`.
     groups: [n], see `PerExample`.
   """
 
   values: list = dataclasses.field(default_factory=list)
-  missing: dict[str, str] = dataclasses.field(default_factory=dict)
+  missing: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
   groups: np.ndarray | None = None
 
   def add(self, other: '_Parts') -> None:
@@ -225,7 +230,7 @@ class Rows:
         # A target that could not be compared may have been with another subset.
         seen = {t for metric, t in self._compared if metric == name}
         part.missing = {
-          p: why for p, why in part.missing.items() if p.split(' given ')[0] not in seen
+          place: why for place, why in part.missing.items() if place[0] not in seen
         }
         self._add_mean(name, tuple(key), part, fields)
 
@@ -265,7 +270,7 @@ class Rows:
         parts.values.append(values)
         self._add(name, value, stderr, num, target=target_name, **fields(target_name))
       else:
-        parts.missing[target_name + where] = 'no example counts'
+        parts.missing[target_name, where] = 'no example counts'
     return parts
 
   def _estimates(
@@ -279,7 +284,7 @@ class Rows:
         key = tuple(sorted(estimate.fields.items()))
         parts = out.setdefault(key, _Parts())
         if not is_number(estimate.value):
-          parts.missing[target_name + where] = estimate.note or 'not measurable'
+          parts.missing[target_name, where] = estimate.note or 'not measurable'
           continue
         if not metric.paired:
           self._compared.add((name, target_name))

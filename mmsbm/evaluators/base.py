@@ -93,8 +93,11 @@ class EvaluationPlan:
     """Refuses what cannot be measured of this model with these data."""
     if not len(self.rows):
       raise UserError(f'no {self.split} example has any modality.')
-    for evaluator in self.evaluators.values():
-      evaluator.check(self, model)
+    for name, evaluator in self.evaluators.items():
+      try:
+        evaluator.check(self, model)
+      except UserError as e:
+        raise UserError(f'config.evaluate.evaluators.{name}: {e}') from e
 
   @property
   def names(self) -> tuple[str, ...]:

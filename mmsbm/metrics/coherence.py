@@ -22,39 +22,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmsbm.metrics.averages import clustered_mean, macro_mean, share
+from mmsbm.metrics.averages import clustered_mean, share
 from mmsbm.metrics.base import Better, Estimate, Target
-
-
-def _check_labels(predicted, label) -> tuple[np.ndarray, np.ndarray]:
-  predicted, label = np.asarray(predicted), np.asarray(label)
-  if predicted.shape != label.shape or label.ndim != 1 or not label.size:
-    raise ValueError(
-      f'Need two [N] arrays, N > 0, not {predicted.shape} and {label.shape}.'
-    )
-  if label.min() < 0:
-    raise ValueError('Unknown labels (-1): select the labelled examples first.')
-  return predicted, label
-
-
-def accuracy(predicted: np.ndarray, label: np.ndarray) -> tuple[float, float]:
-  """Share of correct predictions and its standard error sqrt(p (1 - p) / n).
-
-  Args:
-    predicted: classes [N].
-    label: true classes [N].
-  """
-  predicted, label = _check_labels(predicted, label)
-  return share(predicted == label)
-
-
-def macro_accuracy(predicted: np.ndarray, label: np.ndarray) -> tuple[float, float]:
-  """Mean over the classes that occur in `label` of the accuracy within each.
-
-  Arguments as in `accuracy`, standard error as in `macro_mean`.
-  """
-  predicted, label = _check_labels(predicted, label)
-  return macro_mean(predicted == label, label)
 
 
 def _agreement(predictions: np.ndarray, reference: str) -> np.ndarray:

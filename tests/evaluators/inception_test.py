@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmsbm.evaluators import images
+from mmsbm.evaluators import inception as images
 from mmsbm.infra.errors import UserError
 from mmsbm.nn import inception
 

@@ -1,96 +1,13 @@
-import itertools
+"""Coherence by hand, and as metrics."""
+
 import math
+import types
 
 import numpy as np
 import pytest
 
-from mmsbm.evaluators import coherence
-from mmsbm.infra.errors import UserError
-
-PREDICTED = np.array([0, 0, 1, 1, 2, 2, 2, 0])
-LABEL = np.array([0, 0, 0, 1, 2, 2, 1, 1])
-
-
-def as_sets(subsets):
-  return [tuple(np.flatnonzero(row).tolist()) for row in subsets]
-
-
-class TestChooseSubsets:
-  def test_all_in_lexicographic_order(self):
-    subsets = coherence.choose_subsets(4, 2, 6, seed=0)
-    assert subsets.dtype == bool and subsets.shape == (6, 4)
-    assert as_sets(subsets) == list(itertools.combinations(range(4), 2))
-
-  @pytest.mark.parametrize('num_given', [0, 5])
-  def test_nothing_and_everything(self, num_given):
-    subsets = coherence.choose_subsets(5, num_given, 3, seed=0)
-    assert subsets.tolist() == [[num_given == 5] * 5]
-
-  def test_draw_has_no_repetition_is_sorted_and_seeded(self):
-    first = as_sets(coherence.choose_subsets(8, 4, 30, seed=1))
-    assert len(set(first)) == 30 and first == sorted(first)
-    assert all(len(s) == 4 for s in first)
-    assert first == as_sets(coherence.choose_subsets(8, 4, 30, seed=1))
-    assert first != as_sets(coherence.choose_subsets(8, 4, 30, seed=2))
-
-  def test_larger_budget_keeps_the_smaller_draw(self):
-    small = set(as_sets(coherence.choose_subsets(10, 5, 7, seed=3)))
-    assert small < set(as_sets(coherence.choose_subsets(10, 5, 50, seed=3)))
-
-  def test_draw_is_uniform_over_modalities(self):
-    draws = np.concatenate(
-      [coherence.choose_subsets(10, 3, 10, seed=seed) for seed in range(200)]
-    )
-    # Each modality is in 3 of 10; 2000 subsets.
-    np.testing.assert_allclose(draws.mean(0), 0.3, atol=4 * math.sqrt(0.21 / 2000))
-
-  def test_does_not_enumerate(self):
-    assert coherence.choose_subsets(64, 32, 5, seed=0).sum(axis=1).tolist() == [32] * 5
-
-  def test_mistakes(self):
-    with pytest.raises(UserError, match='max_subsets'):
-      coherence.choose_subsets(4, 2, 0, seed=0)
-    with pytest.raises(ValueError, match='Cannot give 5 of 4'):
-      coherence.choose_subsets(4, 5, 1, seed=0)
-
-
-class TestAccuracy:
-  def test_micro(self):
-    value, stderr = coherence.accuracy(PREDICTED, LABEL)
-    assert value == 0.625
-    assert stderr == pytest.approx(math.sqrt(0.625 * 0.375 / 8))
-
-  def test_macro(self):
-    value, stderr = coherence.macro_accuracy(PREDICTED, LABEL)
-    assert value == pytest.approx(2 / 3)
-    # Classes have 3, 3, 2 examples and accuracies 2/3, 1/3, 1.
-    assert stderr == pytest.approx(math.sqrt(2 * (2 / 9) / 3) / 3)
-
-  def test_macro_mean_of_shares(self):
-    value, stderr = coherence.macro_mean([1.0, 0.5, 0.0, 0.5], [3, 3, 3, 8])
-    assert value == 0.5
-    # Variances 1/6 of three examples, and 0 of one.
-    assert stderr == pytest.approx(math.sqrt(1 / 18) / 2)
-
-  def test_macro_ignores_classes_without_examples(self):
-    assert coherence.macro_accuracy([7, 7], [1, 7])[0] == 0.5
-
-  def test_stderr_is_the_spread_over_repetitions(self):
-    rng = np.random.default_rng(0)
-    label = np.repeat([0, 1], [90, 10])
-    for measure, p in ((coherence.accuracy, None), (coherence.macro_accuracy, None)):
-      results = []
-      for _ in range(1000):
-        right = rng.random(100) < np.where(label == 0, 0.9, 0.5)
-        results.append(measure(np.where(right, label, -5), label))
-      values, errors = np.array(results).T
-      assert values.std() == pytest.approx(np.sqrt(np.mean(errors**2)), rel=0.12), p
-
-  def test_unknown_labels_and_shapes(self):
-    with pytest.raises(ValueError, match='labelled'):
-      coherence.accuracy([0, 1], [0, -1])
-    with pytest.raises(ValueError, match='N > 0'):
-      coherence.accuracy([], [])
+from mmsbm.metrics import coherence
+from mmsbm.metrics.base import Reading, Target
 
 
 class TestJointAgreement:
@@ -120,43 +37,70 @@ class TestJointAgreement:
     with pytest.raises(ValueError, match='reference'):
       coherence.joint_agreement(self.PREDICTIONS, reference='last')
     with pytest.raises(ValueError, match='N, M'):
-      coherence.joint_agreement(PREDICTED)
+      coherence.joint_agreement(np.arange(3))
 
 
-class TestClusteredMean:
-  def test_one_subset_is_binomial(self):
-    correct = PREDICTED == LABEL
-    expected = coherence.accuracy(PREDICTED, LABEL)
-    assert coherence.clustered_mean(correct) == pytest.approx(expected)
-    assert coherence.clustered_mean(correct[None]) == pytest.approx(expected)
+def target(read, label=None, present=None):
+  """A target of which readers say `read`: {name: (annotation, classes)}."""
+  num = len(next(iter(read.values()))[1])
+  return Target(
+    modality=types.SimpleNamespace(name='m'),
+    generated=np.zeros(num),
+    real=np.zeros(num),
+    present=np.ones(num, bool) if present is None else np.array(present),
+    annotations={} if label is None else {'class': np.array(label)},
+    read_generated={
+      name: Reading(np.array(classes), None, annotation)
+      for name, (annotation, classes) in read.items()
+    },
+    read_real={},
+  )
 
-  def test_copies_of_a_subset_add_nothing(self):
-    correct = PREDICTED == LABEL
-    copies = np.broadcast_to(correct, (3, 5, 8))
-    assert coherence.clustered_mean(copies) == pytest.approx(
-      coherence.clustered_mean(correct)
-    )
 
-  def test_closed_form(self):
-    # Per-tuple means 1, 1/2, 0: mean 1/2, variance 1/6.
-    value, stderr = coherence.clustered_mean([[1, 0, 0], [1, 1, 0]])
-    assert (value, stderr) == pytest.approx((0.5, math.sqrt(1 / 6 / 3)))
+class TestCoherence:
+  def test_hits_of_the_first_reader_that_predicts(self):
+    read = {'fid': ('', [0, 0]), 'one': ('class', [1, 2]), 'two': ('class', [1, 1])}
+    got = coherence.Coherence()(target(read, [1, 1]))
+    assert got.tolist() == [True, False] and got.dtype == bool
+    assert coherence.Coherence(reader='two')(target(read, [1, 1])).all()
 
-  def test_counted_outcomes(self):
-    correct = np.array([[1.0, np.nan, 0.0], [1.0, 1.0, 0.0]])
-    value, stderr = coherence.clustered_mean(correct, np.isfinite(correct))
-    # Ratio 3/5; residuals of the tuples 0.8, 0.4, -1.2.
-    assert (value, stderr) == pytest.approx((0.6, math.sqrt(2.24) / 5))
-    assert coherence.clustered_mean(correct[1], [True] * 3) == pytest.approx(
-      coherence.clustered_mean(correct[1])
-    )
-    assert all(map(math.isnan, coherence.clustered_mean(correct, correct > 9)))
+  def test_unknown_labels_do_not_count(self):
+    got = coherence.Coherence()(target({'one': ('class', [1, 2, -1])}, [1, 1, -1]))
+    np.testing.assert_array_equal(got, [1, 0, np.nan])
 
-  def test_stderr_covers_dependent_subsets(self):
-    rng = np.random.default_rng(1)
-    results = []
-    for _ in range(500):
-      difficulty = rng.random(200)
-      results.append(coherence.clustered_mean(rng.random((6, 200)) < difficulty))
-    values, errors = np.array(results).T
-    assert values.std() == pytest.approx(errors.mean(), rel=0.12)
+  def test_none_where_nothing_is_known(self):
+    metric = coherence.Coherence()
+    assert metric(target({'fid': ('', [0])}, [1])) is None
+    assert metric(target({'one': ('class', [0])})) is None
+    assert metric(target({'one': ('writer', [0])}, [1])) is None
+    assert coherence.Coherence(reader='x')(target({'one': ('class', [0])}, [1])) is None
+    other = coherence.Coherence(annotation='writer')
+    assert other(target({'one': ('class', [0])}, [1])) is None
+
+  def test_macro_has_the_classes_of_the_examples(self):
+    metric, shown = coherence.CoherenceMacro(), target({'one': ('class', [3])}, [5])
+    assert metric.groups(shown).tolist() == [5] and metric(shown).tolist() == [False]
+
+
+class TestTuples:
+  def test_only_readers_of_one_annotation_are_compared(self):
+    """What a writer is cannot agree with what a digit is."""
+    targets = {
+      'a': target({'one': ('class', [1, 2])}),
+      'b': target({'who': ('writer', [1, 2]), 'two': ('class', [1, 3])}),
+      'c': target({'fid': ('', [9, 9])}),
+    }
+    (both,) = coherence.JointCoherence()(targets)
+    assert (both.value, both.fields) == (0.5, {'at_least': 2})
+    assert coherence.JointCoherence(annotation='writer')(targets) == []
+    (mean,) = coherence.MeanAgreement()(targets)
+    assert mean.value == 0.75
+
+  def test_with_first(self):
+    targets = {
+      name: target({'one': ('class', classes)})
+      for name, classes in (('a', [1, 1]), ('b', [2, 1]), ('c', [2, 1]))
+    }
+    got = coherence.JointCoherenceWithFirst()(targets)
+    assert [e.value for e in got] == [0.5, 0.5]
+    assert [e.value for e in coherence.JointCoherence()(targets)] == [1.0, 0.5]

@@ -4,8 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from mmsbm.evaluators import frechet
-from mmsbm.evaluators.frechet import FeatureStatistics
+from mmsbm.metrics import frechet
+from mmsbm.metrics.base import Reading, Target
+from mmsbm.metrics.frechet import FeatureStatistics
 
 # Closed-form features of reference numbers that peers' code was run on.
 K = np.arange(256)
@@ -152,3 +153,37 @@ class TestStandardError:
     assert '7 reference' in note and 'generated' not in note
     estimate = frechet.frechet_with_stderr(F, G[:4], num_groups=4)
     assert '4 generated' in estimate.note and estimate.debiased is None
+
+
+class TestMetric:
+  def test_one_number_for_each_reader_with_features(self):
+    target = make_target({'one': (F, G), 'classes': (None, None), 'two': (G, G)})
+    one, two = frechet.Frechet()(target)
+    assert (one.fields, two.fields) == ({'features': 'one'}, {'features': 'two'})
+    expected = frechet.frechet_with_stderr(F, G)
+    assert (one.value, one.stderr) == (expected.value, expected.stderr)
+    assert two.value == pytest.approx(0, abs=1e-9)
+    assert [e.value for e in frechet.Frechet(reader='one')(target)] == [one.value]
+    assert frechet.Frechet(reader='classes')(target) == []
+
+  def test_few_examples(self):
+    (few,) = frechet.Frechet()(make_target({'one': (F[:7], G[:7])}))
+    assert math.isnan(few.value) and few.note == 'fewer than 8 examples'
+    (short,) = frechet.Frechet(num_groups=2)(make_target({'one': (F, G[:8])}))
+    assert not short.note
+    wide = np.concatenate([F, F**2, F**3], axis=1)
+    (rank,) = frechet.Frechet()(make_target({'one': (wide[:9], wide[:9])}))
+    assert 'singular covariance' in rank.note
+
+
+def make_target(read):
+  """A target of which readers have real and generated features."""
+  return Target(
+    modality=None,
+    generated=None,
+    real=None,
+    present=None,
+    annotations={},
+    read_generated={name: Reading(None, pair[1]) for name, pair in read.items()},
+    read_real={name: Reading(None, pair[0]) for name, pair in read.items()},
+  )

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from mmsbm.evaluators.linear_probe import linear_probe
+from mmsbm.metrics.linear_probe import linear_probe
 
 
 def gaussians(num, seed):

@@ -1,10 +1,12 @@
+import dataclasses
 import math
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmsbm.evaluators import precision_recall as pr
+from mmsbm.metrics import precision_recall as pr
+from mmsbm.metrics.base import Reading, Target
 
 
 def brute_force(real, generated, k):
@@ -87,3 +89,31 @@ def test_far_from_the_origin():
 def test_too_few_examples():
   with pytest.raises(ValueError, match='more than 3'):
     pr.precision_recall(np.zeros((3, 2)), np.zeros((9, 2)))
+
+
+def test_metrics_are_the_two_shares():
+  rng = np.random.default_rng(0)
+  real, generated = rng.normal(size=(80, 3)), 0.6 * rng.normal(size=(80, 3))
+  target = Target(
+    modality=None,
+    generated=None,
+    real=None,
+    present=None,
+    annotations={},
+    read_generated={'one': Reading(None, generated)},
+    read_real={'one': Reading(None, real)},
+  )
+  both = pr.precision_recall(real, generated)
+  (precision,), (recall,) = pr.Precision()(target), pr.Recall()(target)
+  assert (precision.value, precision.stderr) == (both.precision, both.precision_stderr)
+  assert (recall.value, recall.stderr) == (both.recall, both.recall_stderr)
+  assert precision.fields == {'features': 'one'}
+  wider = pr.precision_recall(real, generated, k=5)
+  assert pr.Recall(num_neighbours=5)(target)[0].value == wider.recall
+  (few,) = pr.Recall()(
+    dataclasses.replace(
+      target,
+      read_generated={'one': Reading(None, generated[:7])},
+    )
+  )
+  assert math.isnan(few.value) and few.note == 'fewer than 8 examples'

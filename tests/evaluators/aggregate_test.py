@@ -1,0 +1,57 @@
+"""Averages of what was measured on the same examples."""
+
+import numpy as np
+import pytest
+
+from mmsbm.evaluators.aggregate import mean_of, mean_of_estimates, note_of
+from mmsbm.metrics.averages import clustered_mean, macro_mean
+from mmsbm.metrics.base import Estimate
+
+
+def test_mean_of_values_with_and_without_gaps():
+  values = np.array([[1.0, 0.0, np.nan, 0.5], [1.0, np.nan, np.nan, 1.0]])
+  value, stderr, num = mean_of(values)
+  assert (value, num) == (0.7, 3)
+  assert stderr == clustered_mean(values, np.isfinite(values))[1]
+  whole = np.random.default_rng(0).random((3, 50))
+  assert mean_of(whole)[:2] == clustered_mean(whole)
+  assert mean_of(whole[0])[:2] == clustered_mean(whole[0])
+
+
+def test_mean_of_groups_counts_each_alike():
+  values = np.array([[1.0, 1.0, 0.0, np.nan], [0.0, np.nan, 0.0, np.nan]])
+  value, stderr, num = mean_of(values, np.array([3, 3, 5, 5]))
+  assert (value, stderr) == macro_mean([0.5, 1.0, 0.0], [3, 3, 5]) and num == 3
+  # Examples of an unknown group do not count.
+  assert mean_of(values, np.array([3, 3, -1, -1]))[::2] == (0.75, 2)
+  assert mean_of(values, np.full(4, -1))[2] == 0
+
+
+def test_mean_of_independent_estimates():
+  estimates = [Estimate(1.0, 0.3), Estimate(3.0, 0.4)]
+  value, stderr = mean_of_estimates(estimates)
+  assert value == 2 and stderr == pytest.approx(0.25)
+  assert mean_of_estimates([*estimates, Estimate(2.0, None)]) == (2.0, None)
+
+
+def test_mean_of_estimates_of_the_same_examples_knows_of_it():
+  rng = np.random.default_rng(0)
+  one, two = 0.01 * rng.normal(size=(2, 400))
+
+  def estimate(influence):
+    return Estimate(1.0, np.sqrt(np.sum(influence**2)), influence=influence)
+
+  root = lambda a: np.sqrt(np.sum(a**2))  # noqa: E731
+  same = mean_of_estimates([estimate(one), estimate(one)])[1]
+  assert same == pytest.approx(root(one))
+  assert mean_of_estimates([estimate(one), estimate(-one)])[1] == 0
+  mixed = mean_of_estimates([estimate(one), estimate(two)])[1]
+  assert mixed == pytest.approx(root(one + two) / 2)
+
+
+def test_note_names_the_first_few():
+  missing = {(f'm{i}', ' given a'): 'few' for i in range(6)}
+  assert note_of({}) == {}
+  assert note_of({('m0', ''): 'few'}) == {'note': 'without m0 (few)'}
+  note = note_of(missing)['note']
+  assert note.startswith('without m0 given a (few); m1') and note.endswith('and 2 more')
