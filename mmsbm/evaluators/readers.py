@@ -191,15 +191,17 @@ class Inception:
 
 def make_inception(
   problem: Any, *, name: str, weights: str, modalities: tuple[str, ...] = ()
-) -> Inception:
+) -> Inception | None:
   """Makes the reader of Inception features.
 
   Args:
     problem: modalities and data set.
     name: of the reader.
-    weights: file of `mmsbm.tools.convert_inception`.
+    weights: file of `mmsbm.tools.convert_inception`; '' for no such reader.
     modalities: names of pictures; all of the kind 'image' by default.
   """
+  if not weights:
+    return None
   pictures = [
     m.name
     for m in problem.modalities
@@ -233,7 +235,8 @@ def make_readers(section: Section, problem: Any) -> tuple[Reader, ...]:
 
   Args:
     section: by name of the reader `name`, a key of READERS or 'package.module:Class',
-      and its arguments. An empty one means that there is no such reader.
+      and its arguments. An empty one means that there is no such reader, as does a
+      maker that returns None.
     problem: modalities and data set; given to readers that ask for it, as is `name`.
   """
   made = []
@@ -241,8 +244,9 @@ def make_readers(section: Section, problem: Any) -> tuple[Reader, ...]:
     if not spec:
       continue
     reader = spec.make(READERS, name=name, problem=problem)
-    _chosen(reader.modalities, problem.modalities, name)
-    made.append(reader)
+    if reader is not None:
+      _chosen(reader.modalities, problem.modalities, name)
+      made.append(reader)
   return tuple(made)
 
 

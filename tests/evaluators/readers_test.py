@@ -123,6 +123,7 @@ def test_inception_needs_its_weights_and_pictures(fakes, tmp_path):
   spec = dict(name='inception', weights=str(tmp_path / 'w.npz'))
   with pytest.raises(UserError, match=r'config.readers.fid.weights: there is no file'):
     readers_of(problem, fid=spec)
+  assert readers_of(problem, fid=spec | dict(weights='')) == ()
   (tmp_path / 'w.npz').touch()
   (reader,) = readers_of(problem, fid=spec)
   assert reader.modalities == ('a', 'b', 'c') and reader.learner is None
