@@ -1,61 +1,54 @@
 """What is shown while something runs."""
 
 import io
+import sys
 
 import pytest
 
 from mmsbm.infra.progress import Progress, duration
 
 
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
 @pytest.mark.parametrize(
   ('seconds', 'text'),
-  [
-    (0.4, '0 s'),
-    (59.4, '59 s'),
-    (59.6, '1 min 00 s'),
-    (3599.4, '59 min 59 s'),
-    (3599.6, '1 h 00 min'),
-    (90061, '25 h 01 min'),
-  ],
+  [(0.4, '00:00'), (59, '00:59'), (185, '03:05'), (7800, '2:10:00')],
 )
-def test_durations(seconds, text):
+def test_duration_has_hours_only_where_they_are(seconds, text):
   assert duration(seconds) == text
 
 
-def test_a_log_has_whole_lines_and_counts_from_the_resumed_step():
-  out = io.StringIO()
-  with Progress('train a', 10, first=4, stream=out, every=0.0) as progress:
+def test_progress_writes_whole_lines_into_a_log_and_counts_from_the_first_step(capsys):
+  with Progress('train a', 10, first=4, interval=0.0) as progress:
     progress.update(7, 'loss 1')
-  lines = out.getvalue().splitlines()
-  assert lines[0] == 'train a: 4/10  resumed'
-  assert lines[1].startswith('train a: 7/10  ') and 's left  loss 1' in lines[1]
-  assert lines[2].startswith('train a: done in ')
+  lines = capsys.readouterr().err.split('\n')
+  assert ' 4/10 ' in lines[0] and lines[0].endswith('resumed]')
+  assert lines[1].startswith('train a:  70%') and lines[1].endswith('loss 1]')
+  assert lines[2].startswith('train a: done in 00:0') and lines[3:] == ['']
 
 
-def test_a_log_is_not_flooded():
-  out = io.StringIO()
-  with Progress('x', 1000, stream=out, every=60.0) as progress:
+def test_progress_does_not_flood_a_log(capsys):
+  with Progress('x', 1000, interval=60.0) as progress:
     for step in range(1000):
-      progress.update(step)
-  assert len(out.getvalue().splitlines()) == 3
+      progress.update(step, f'note {step}')
+  start, news, end = capsys.readouterr().err.splitlines()
+  assert 'compiling' in start and 'note 0' in news and 'done' in end
 
 
-def test_an_error_is_not_reported_as_success():
-  out = io.StringIO()
-  with pytest.raises(ValueError), Progress('x', 2, stream=out):
+def test_progress_says_stopped_after_an_error(capsys):
+  with pytest.raises(ValueError), Progress('x', 2):
     raise ValueError
-  assert 'stopped after' in out.getvalue()
+  assert capsys.readouterr().err.splitlines()[-1] == 'x: stopped after 00:00'
 
 
-def test_a_terminal_line_is_rewritten_without_rests_of_a_longer_one():
-  class Terminal(io.StringIO):
-    def isatty(self):
-      return True
-
-  out = Terminal()
-  with Progress('x', 5, stream=out) as progress:
-    progress.update(3, 'a long note', force=True)
-    progress.update(4, '', force=True)
-  *_, long, short, end = out.getvalue().split('\r')
-  assert len(short) >= len(long.rstrip())
-  assert end.strip().startswith('x: done') and end.endswith('\n')
+def test_progress_clears_its_bar_on_a_terminal(monkeypatch):
+  monkeypatch.setattr(sys, 'stderr', Terminal())
+  with Progress('x', 5) as progress:
+    progress.update(3, 'a long note')
+  *bars, blank, end = sys.stderr.getvalue().split('\r')
+  assert ' 3/5 ' in bars[-1] and 'a long note' in bars[-1]
+  assert len(blank) >= len(bars[-1]) and not blank.strip()
+  assert end == 'x: done in 00:00\n'
