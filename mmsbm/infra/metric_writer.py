@@ -1,10 +1,11 @@
 """Numbers on disk: `metrics.jsonl`, `results.jsonl`, TensorBoard event files.
 
-The JSON files are the record; event files are a convenience and need the package
-tensorboardX, which only this file imports. Every line is JSON in the strict sense:
-a NaN or an infinity, for which JSON has no word, is written as null.
+The JSON files are the record; event files are a convenience, written by tensorboardX,
+which only this file imports. Every line is JSON in the strict sense: a NaN or an
+infinity, for which JSON has no word, is written as null.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -23,22 +24,16 @@ class MetricWriter:
 
   A line reads {"step": 100, "learner": "score", "loss": 0.1, ..., "time": 1.7e9}
   with the seconds since 1970 as time. TensorBoard shows each learner as a run.
+
+  Args:
+    workdir: the run's folder; `metrics.jsonl` and `tensorboard/` lie in it.
   """
 
-  def __init__(self, workdir: str | os.PathLike, tensorboard: bool = True):
-    """Opens `workdir`/metrics.jsonl for appending, after mending a torn end.
-
-    Args:
-      workdir: the run's folder.
-      tensorboard: whether to write event files too, if tensorboardX is installed.
-    """
+  def __init__(self, workdir: str | os.PathLike):
     self.path = pathlib.Path(workdir) / 'metrics.jsonl'
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    self._events_dir = self.path.parent / 'tensorboard'
-    self._tensorboard = tensorboard and _has_tensorboard()
     self._events = {}
     self._purge_steps = {}
-    self._file = None
     _mend_torn_end(self.path)
     self._open()
 
@@ -57,6 +52,9 @@ class MetricWriter:
       learner: its name, such as `unimodal/m0`.
       values: name to scalar (Python, NumPy or JAX).
       time: seconds since 1970; now when None.
+
+    Raises:
+      UserError: the file cannot be written.
     """
     values = {name: to_plain(value) for name, value in values.items()}
     time = time_lib.time() if time is None else time
@@ -64,10 +62,17 @@ class MetricWriter:
     try:
       # One unbuffered write per line: a killed process tears the last line at most.
       self._file.write(to_line(row))
-      if self._tensorboard:
-        self._events_of(learner).write(int(step), values, time)
+      if learner not in self._events:
+        folder = self.path.parent / 'tensorboard' / learner
+        self._events[learner] = _open_events(folder, self._purge_steps.get(learner))
     except OSError as error:
-      raise self._unwritable(error) from error
+      raise errors.UserError(
+        f'Cannot write {self.path}: {error.strerror}; free the disk or make the '
+        'folder writable, then repeat the command to resume.'
+      ) from error
+    for name, value in values.items():
+      if isinstance(value, (int, float)):
+        self._events[learner].add_scalar(name, value, int(step), walltime=time)
 
   def truncate_after(self, step_by_learner: Mapping[str, int]) -> None:
     """Forgets what a resumed run is about to do again.
@@ -88,6 +93,7 @@ class MetricWriter:
       files.write_atomic(self.path, b''.join(to_line(row) for row in kept))
       self._open()
     for learner, step in step_by_learner.items():
+      # TensorBoard hides older events from this step on.
       self._purge_steps[learner] = int(step) + 1
       if learner in self._events:
         self._events.pop(learner).close()
@@ -100,96 +106,56 @@ class MetricWriter:
   def close(self) -> None:
     """Closes all files. A second call does nothing."""
     self._file.close()
-    problems = []
     while self._events:
-      try:
-        self._events.popitem()[1].close()
-      except OSError as error:
-        problems.append(error)
-    if problems:
-      raise self._unwritable(problems[0]) from problems[0]
+      self._events.popitem()[1].close()
 
-  def __enter__(self):
+  def __enter__(self) -> 'MetricWriter':
     return self
 
-  def __exit__(self, kind, *_):
-    try:
-      self.close()
-    except errors.UserError:
-      # What went wrong before says more, and is most often the same full disk.
-      if kind is None:
-        raise
+  def __exit__(self, *_) -> None:
+    self.close()
 
   def _open(self):
     self._file = open(self.path, 'ab', buffering=0)  # noqa: SIM115
 
-  def _unwritable(self, error):
-    return errors.UserError(
-      f'Cannot write {self.path}: {error.strerror}; free the disk or make the '
-      'folder writable, then repeat the command to resume.'
-    )
 
-  def _events_of(self, learner):
-    if learner not in self._events:
-      self._events[learner] = _EventFile(
-        self._events_dir / learner, self._purge_steps.get(learner)
-      )
-    return self._events[learner]
+def _open_events(folder: pathlib.Path, purge_step: int | None):
+  """A tensorboardX.SummaryWriter with a new event file in `folder`."""
+  from tensorboardX import SummaryWriter, record_writer
 
-
-def _has_tensorboard():
-  try:
-    import tensorboardX  # noqa: F401
-  except ImportError:
-    return False
-  return True
+  record_writer.register_writer_factory('mmsbm', _EventFiles)
+  return SummaryWriter(
+    f'mmsbm:{folder.absolute()}',
+    purge_step=purge_step,
+    max_queue=0,  # No limit: training does not wait for it.
+    flush_secs=10,
+    # Names have whole seconds, and a second file of one name would replace the first.
+    filename_suffix=f'.{os.getpid()}.{time_lib.monotonic_ns()}',
+  )
 
 
-class _EventFile:
-  """An event file, written by the thread that calls.
+class _EventFiles:
+  """A factory of event files that drop what a full disk does not take.
 
-  The package's own SummaryWriter writes in another thread, where a full disk is
-  nobody's to handle, and once more when the process ends.
+  tensorboardX writes in a thread, where an error ends nothing but the thread, with a
+  stack trace. `metrics.jsonl` is on the same disk and reports it.
   """
 
-  _FLUSH_SECONDS = 10.0
+  def __init__(self, path: str):
+    self._file = open(path, 'wb', buffering=0)  # noqa: SIM115
+    self.flush, self.close = self._file.flush, self._file.close
 
-  def __init__(self, folder: pathlib.Path, purge_step: int | None):
-    """Opens a new file; TensorBoard hides older files' events from `purge_step` on."""
-    from tensorboardX.record_writer import RecordWriter
+  def write(self, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+      self._file.write(data)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    # TensorBoard reads files in the order of their names. Several may be opened within
-    # one second.
-    name = f'events.out.tfevents.{int(time_lib.time())}.{os.getpid()}'
-    self._file = RecordWriter(str(folder / f'{name}.{time_lib.monotonic_ns()}'))
-    self._add(0, time_lib.time(), file_version='brain.Event:2')
-    self._next_flush = 0.0
-    if purge_step is not None:
-      self._add(purge_step, time_lib.time(), session_log={'status': 'START'})
+  @classmethod
+  def open(cls, path: str) -> '_EventFiles':
+    return cls(path.removeprefix('mmsbm:'))
 
-  def write(self, step: int, values: Mapping[str, Any], time: float) -> None:
-    value = [
-      {'tag': name, 'simple_value': value}
-      for name, value in values.items()
-      if isinstance(value, (int, float))
-    ]
-    self._add(step, time, summary={'value': value})
-    if time_lib.monotonic() >= self._next_flush:
-      self.flush()
-
-  def flush(self) -> None:
-    self._file.flush()
-    self._next_flush = time_lib.monotonic() + self._FLUSH_SECONDS
-
-  def close(self) -> None:
-    self._file.close()
-
-  def _add(self, step, time, **content):
-    from tensorboardX.proto.event_pb2 import Event
-
-    event = Event(step=step, wall_time=time, **content)
-    self._file.write(event.SerializeToString())
+  @staticmethod
+  def directory_check(path: str) -> None:
+    os.makedirs(path.removeprefix('mmsbm:'), exist_ok=True)
 
 
 def to_plain(value: Any) -> Any:

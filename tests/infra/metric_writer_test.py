@@ -1,7 +1,6 @@
 import json
 import math
 import os
-import sys
 import threading
 
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ def _strict(path):
 
 
 def test_lines_are_on_disk_at_once(tmp_path):
-  with metric_writer.MetricWriter(tmp_path, tensorboard=False) as writer:
+  with metric_writer.MetricWriter(tmp_path) as writer:
     writer.write(5, 'score', {'loss': 0.25}, time=12.0)
     expected = {'step': 5, 'learner': 'score', 'loss': 0.25, 'time': 12.0}
     assert metric_writer.read_jsonl(tmp_path / 'metrics.jsonl') == [expected]
@@ -38,7 +37,7 @@ def test_numbers_that_json_cannot_hold_become_null(tmp_path):
     'flag': np.bool_(True),
     'vector': np.asarray([1.0, -np.inf]),
   }
-  with metric_writer.MetricWriter(tmp_path, tensorboard=False) as writer:
+  with metric_writer.MetricWriter(tmp_path) as writer:
     writer.write(jnp.int32(1), 'a', values, time=0.0)
   (row,) = _strict(tmp_path / 'metrics.jsonl')
   assert row == {
@@ -51,7 +50,7 @@ def test_torn_last_line_is_ignored_and_mended(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('{"step": 1, "learner": "a"}\n{"step": 2, "lear')
   assert [row['step'] for row in metric_writer.read_jsonl(path)] == [1]
-  with metric_writer.MetricWriter(tmp_path, tensorboard=False) as writer:
+  with metric_writer.MetricWriter(tmp_path) as writer:
     writer.write(2, 'a', {})
   assert [row['step'] for row in _strict(path)] == [1, 2]
 
@@ -59,7 +58,7 @@ def test_torn_last_line_is_ignored_and_mended(tmp_path):
 def test_whole_last_line_without_newline_is_kept(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('{"step": 1, "learner": "a"}')
-  with metric_writer.MetricWriter(tmp_path, tensorboard=False) as writer:
+  with metric_writer.MetricWriter(tmp_path) as writer:
     writer.write(2, 'a', {})
   assert [row['step'] for row in _strict(path)] == [1, 2]
 
@@ -72,7 +71,7 @@ def test_damage_elsewhere_is_reported_with_its_line(tmp_path):
 
 
 def test_truncate_after_forgets_only_what_will_be_done_again(tmp_path):
-  with metric_writer.MetricWriter(tmp_path, tensorboard=False) as writer:
+  with metric_writer.MetricWriter(tmp_path) as writer:
     for step in (10, 20, 30):
       for learner in ('unimodal/m0', 'unimodal/m1', 'score'):
         writer.write(step, learner, {'loss': step / 10})
@@ -88,41 +87,41 @@ def test_truncate_after_forgets_only_what_will_be_done_again(tmp_path):
   }  # fmt: skip
 
 
-def test_event_files_hold_the_same_numbers(tmp_path):
-  pytest.importorskip('tensorboardX')
+def _events(folder):
+  """All events of a learner's folder, in the order of its files."""
   from tensorboardX.proto import event_pb2
 
-  def read(learner):
-    events = []
-    for path in sorted((tmp_path / 'tensorboard' / learner).iterdir()):
-      data = path.read_bytes()
-      # Records: length (8 bytes), checksum (4), payload, checksum (4).
-      while data:
-        size = int.from_bytes(data[:8], 'little')
-        events.append(event_pb2.Event.FromString(data[12 : 12 + size]))
-        data = data[16 + size :]
-    return events
+  for path in sorted(folder.iterdir()):
+    data = path.read_bytes()
+    # Records: length (8 bytes), checksum (4), payload, checksum (4).
+    while data:
+      size = int.from_bytes(data[:8], 'little')
+      yield event_pb2.Event.FromString(data[12 : 12 + size])
+      data = data[16 + size :]
 
+
+def test_event_files_hold_the_same_numbers(tmp_path):
   with metric_writer.MetricWriter(tmp_path) as writer:
     writer.write(7, 'unimodal/m0', {'loss': 0.5, 'bad': math.nan}, time=3.0)
     writer.write(9, 'unimodal/m0', {'loss': 0.75})
+    writer.flush()
     writer.truncate_after({'unimodal/m0': 7})
     writer.write(8, 'unimodal/m0', {'loss': 1.5})
   scalars, restarts = [], []
-  for event in read('unimodal/m0'):
+  for event in _events(tmp_path / 'tensorboard' / 'unimodal' / 'm0'):
     scalars += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
     if event.HasField('session_log'):
       restarts.append(event.step)
-  assert sorted(scalars) == [(7, 'loss', 0.5), (8, 'loss', 1.5), (9, 'loss', 0.75)]
+  assert scalars == [(7, 'loss', 0.5), (9, 'loss', 0.75), (8, 'loss', 1.5)]
   assert restarts == [8]
 
 
-def test_works_without_tensorboardx(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'tensorboardX', None)
-  with metric_writer.MetricWriter(tmp_path) as writer:
-    writer.write(1, 'a', {'loss': 1.0})
-    writer.flush()
-  assert [p.name for p in tmp_path.iterdir()] == ['metrics.jsonl']
+def test_two_writers_of_one_second_have_files_of_their_own(tmp_path):
+  for step in (1, 2):
+    with metric_writer.MetricWriter(tmp_path) as writer:
+      writer.write(step, 'a', {'loss': 0.5})
+  events = [e for e in _events(tmp_path / 'tensorboard' / 'a') if e.summary.value]
+  assert [event.step for event in events] == [1, 2]
 
 
 def test_results_round_trip(tmp_path):
@@ -142,34 +141,36 @@ def test_results_round_trip(tmp_path):
   assert metric_writer.read_results(path) == []
 
 
-@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
-def test_event_files_on_a_full_disk(tmp_path, monkeypatch):
-  writing = pytest.importorskip('tensorboardX.record_writer')
+@pytest.fixture
+def full():
+  if not os.path.exists('/dev/full'):
+    pytest.skip('no /dev/full')
+  return '/dev/full'
 
-  class Full(writing.RecordWriter):
-    def __init__(self, path):
-      super().__init__('/dev/full')
 
-  monkeypatch.setattr(writing, 'RecordWriter', Full)
-  threads = threading.active_count()
+def test_metric_writer_reports_a_full_disk(tmp_path, full):
   with (
-    pytest.raises(errors.UserError, match='No space left on device'),
+    pytest.raises(errors.UserError, match='No space left on device; free the disk'),
     metric_writer.MetricWriter(tmp_path) as writer,
+    open(full, 'ab', buffering=0) as file,
   ):
+    writer._file.close()
+    writer._file = file
     writer.write(1, 'a', {'loss': 1.0})
-  # It is said at the end if not before, and what was said before stays.
-  monkeypatch.setattr(metric_writer._EventFile, 'flush', lambda self: None)
-  with (
-    pytest.raises(errors.UserError, match='No space left on device'),
-    metric_writer.MetricWriter(tmp_path) as writer,
-  ):
-    writer.write(2, 'a', {'loss': 1.0})
-  with (
-    pytest.raises(KeyError, match='first'),
-    metric_writer.MetricWriter(tmp_path) as writer,
-  ):
-    writer.write(3, 'a', {'loss': 1.0})
-    raise KeyError('first')
-  # Nothing is left that could complain later.
-  assert threading.active_count() == threads
-  assert [row['step'] for row in _strict(tmp_path / 'metrics.jsonl')] == [1, 2, 3]
+
+
+def test_event_files_on_a_full_disk_lose_events_and_stop_nothing(
+  tmp_path, monkeypatch, full
+):
+  opened = classmethod(lambda cls, path: cls(full))
+  monkeypatch.setattr(metric_writer._EventFiles, 'open', opened)
+  before = set(threading.enumerate())
+  with metric_writer.MetricWriter(tmp_path) as writer:
+    # More than the queue of tensorboardX holds by default.
+    for step in range(50):
+      writer.write(step, 'a', {'loss': 1.0})
+    writer.flush()
+  assert [row['step'] for row in _strict(tmp_path / 'metrics.jsonl')] == [*range(50)]
+  for thread in set(threading.enumerate()) - before:
+    thread.join(timeout=10)
+    assert not thread.is_alive()
