@@ -8,7 +8,7 @@ as one that was not.
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -91,31 +91,23 @@ class LoopOptions:
   keep_checkpoints: int = 2
 
 
-def to_tree(state: TrainState) -> dict[str, Any]:
-  """What is saved: optimiser states are lists of leaves, without their classes."""
-  leaves = jax.tree.leaves(state.opt_state)
+def to_items(state: TrainState) -> dict[str, PyTree]:
+  """What is saved: `ema`, the variables that evaluation uses, and `state`, the rest."""
   return {
-    'step': state.step,
-    'params': state.params,
-    'ema_params': state.ema_params,
-    'mutables': state.mutables,
-    'ema_mutables': state.ema_mutables,
-    'opt_state': {str(i): leaf for i, leaf in enumerate(leaves)},
+    'state': {
+      'step': state.step,
+      'params': state.params,
+      'mutables': state.mutables,
+      'opt_state': state.opt_state,
+    },
+    'ema': {'params': state.ema_params, **state.ema_mutables},
   }
 
 
-def from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
-  """Inverse of `to_tree`; `like` gives the structure of the optimiser state."""
-  leaves = [tree['opt_state'][str(i)] for i in range(len(tree['opt_state']))]
-  opt_state = jax.tree.unflatten(jax.tree.structure(like.opt_state), leaves)
-  return TrainState(
-    step=tree['step'],
-    params=tree['params'],
-    ema_params=tree['ema_params'],
-    mutables=tree['mutables'],
-    ema_mutables=tree['ema_mutables'],
-    opt_state=opt_state,
-  )
+def from_items(items: Mapping[str, PyTree]) -> TrainState:
+  """Inverse of `to_items`."""
+  ema = dict(items['ema'])
+  return TrainState(ema_params=ema.pop('params'), ema_mutables=ema, **items['state'])
 
 
 def directory(workdir: str | os.PathLike, name: str) -> str:
@@ -182,12 +174,10 @@ def train_group(
   if first:
     states = {}
     for name, state in jax.eval_shape(init, example).items():
-      abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
-        to_tree(state),
+      items = checkpoints.restore(
+        directory(workdir, name), to_items(state), sharding=replicated, step=first
       )
-      tree = checkpoints.restore(directory(workdir, name), abstract, step=first)
-      states[name] = from_tree(tree, state)
+      states[name] = from_items(items)
     states = jax.device_put(states, replicated)
   else:
     # Compiled, or every network would be run once, operation by operation.
@@ -237,7 +227,7 @@ def train_group(
           checkpoints.save(
             directory(workdir, name),
             step,
-            to_tree(state),
+            to_items(state),
             keep=options.keep_checkpoints,
           )
         saved = step
@@ -278,13 +268,12 @@ def load_variables(
     mesh: devices to put them on.
   """
   state = jax.eval_shape(lambda: init_state(training, batch))
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding.replicated(mesh)
-    ),
-    {'ema_params': state.ema_params, 'ema_mutables': state.ema_mutables},
-  )
   folder = directory(workdir, training.name)
   step = checkpoints.latest_step(folder)
-  tree = checkpoints.restore(folder, abstract, step=step)
-  return {'params': tree['ema_params'], **tree['ema_mutables']}, step
+  items = checkpoints.restore(
+    folder,
+    {'ema': to_items(state)['ema']},
+    sharding=sharding.replicated(mesh),
+    step=step,
+  )
+  return items['ema'], step

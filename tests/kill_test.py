@@ -186,13 +186,14 @@ def state(place):
       continue
     name = folder.relative_to(run / 'checkpoints')
     out[f'{name} steps'] = steps
-    handler, path = ocp.PyTreeCheckpointHandler(), folder / str(steps[-1]) / 'state'
-    as_numpy = jax.tree.map(
-      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree
-    )
-    tree = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    for path, leaf in jax.tree.leaves_with_path(tree):
-      out[f'{name} {jax.tree_util.keystr(path)}'] = np.asarray(leaf).tobytes()
+    for item in ('state', 'ema'):
+      path, handler = folder / str(steps[-1]) / item, ocp.PyTreeCheckpointHandler()
+      as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree
+      )
+      tree = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+      for path, leaf in jax.tree.leaves_with_path(tree):
+        out[f'{name} {item} {jax.tree_util.keystr(path)}'] = np.asarray(leaf).tobytes()
   with np.load(run / 'latents.npz') as stored:
     out |= {f'latents {k}': stored[k].tobytes() for k in stored.files}
   out['results'] = (run / 'results.jsonl').read_text()

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from mmsbm import train
@@ -101,13 +102,10 @@ def run(workdir, group, src=None, options=OPTIONS, **kwargs):
 
 def saved(workdir, t, step=None):
   """Everything that was saved at a step, the last one by default."""
-  like = train.to_tree(init_state(t, data()))
-  replicated = sharding.replicated(sharding.make_mesh())
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), like
-  )
+  like = train.to_items(init_state(t, data()))
+  aside = sharding.replicated(sharding.make_mesh())
   folder = train.directory(workdir, t.name)
-  return jax.device_get(checkpoints.restore(folder, abstract, step=step))
+  return jax.device_get(checkpoints.restore(folder, like, sharding=aside, step=step))
 
 
 def assert_equal(a, b):
@@ -216,7 +214,7 @@ def test_the_loop_equals_steps_one_by_one(straight):
     state, logged = step(state, jax.tree.map(lambda a, r=rows: a[r], data()))
     losses.append(float(logged['loss']))
   chex.assert_trees_all_close(
-    saved(straight, t), jax.device_get(train.to_tree(state)), rtol=2e-4, atol=2e-6
+    saved(straight, t), jax.device_get(train.to_items(state)), rtol=2e-4, atol=2e-6
   )
   rows = [r for r in metrics(straight) if r['learner'] == 'a']
   assert [r['step'] for r in rows] == [2, 4, 6, 8, 10, 12]
@@ -301,6 +299,34 @@ def test_stopped_anywhere_and_resumed_is_bit_for_bit_the_same(
   assert {key(r): (r['loss'], r['error']) for r in got} == values
 
 
+def test_train_group_resumes_a_run_of_version_0_1(
+  straight, tmp_path, monkeypatch, capsys
+):
+  """Its checkpoints had one item and no classes of optimiser states."""
+  group = [training('a'), training('b', width=4)]
+  with monkeypatch.context() as patch:
+    stop_after(patch, 2)
+    with pytest.raises(Stop):
+      run(tmp_path, group)
+  for t in group:
+    items, folder = saved(tmp_path, t), train.directory(tmp_path, t.name)
+    state = train.from_items(items)
+    leaves = jax.tree.leaves(state.opt_state)
+    tree = {
+      **{name: getattr(state, name) for name in ('step', 'params', 'mutables')},
+      **{name: getattr(state, name) for name in ('ema_params', 'ema_mutables')},
+      'opt_state': {str(i): leaf for i, leaf in enumerate(leaves)},
+    }
+    shutil.rmtree(folder)
+    with ocp.CheckpointManager(folder) as manager:
+      args = ocp.args.Composite(state=ocp.args.StandardSave(tree))
+      assert manager.save(4, args=args)
+  run(tmp_path, group)
+  assert ' 4/12 [' in capsys.readouterr().err
+  for t in group:
+    assert_equal(saved(tmp_path, t), saved(straight, t))
+
+
 def test_arrays_that_stay_on_disk_give_the_same_result(straight, tmp_path):
   arrays = {}
   for name, array in data().items():
@@ -324,12 +350,14 @@ def test_old_checkpoints_go_and_the_newest_stay(straight):
 def test_the_average_is_what_is_loaded(straight):
   t = training('a')
   variables, step = train.load_variables(straight, t, data(), sharding.make_mesh())
-  tree = saved(straight, t)
   assert step == STEPS
-  assert_equal(jax.device_get(variables['params']), tree['ema_params'])
-  assert_equal(
-    jax.device_get(variables['batch_stats']), tree['ema_mutables']['batch_stats']
-  )
+  assert_equal(jax.device_get(variables), saved(straight, t)['ema'])
+  assert set(variables) == {'params', 'batch_stats'}
+
+
+def test_from_items_inverts_to_items():
+  state = init_state(training('a'), data())
+  assert_equal(train.from_items(train.to_items(state)), state)
 
 
 # --- refusals -----------------------------------------------------------------
@@ -378,7 +406,9 @@ def test_a_damaged_checkpoint_is_refused_with_advice(straight, tmp_path, settle)
 
 
 def test_a_checkpoint_of_other_shapes_is_refused(straight):
-  with pytest.raises(UserError, match=r'shape \(3, 5\), the config needs \(3, 6\)'):
+  with pytest.raises(
+    UserError, match=r'hidden of shape \(3, 5\), the config needs \(3, 6\)'
+  ):
     train.load_variables(straight, training('a', width=6), data(), sharding.make_mesh())
 
 

@@ -2,43 +2,89 @@
 
 import os
 import pathlib
+import shutil
 
 import jax
 import numpy as np
+import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from mmsbm.infra import checkpoints
 from mmsbm.infra.errors import UserError
 
-TREE = {
+STATE = {
   'step': np.int32(3),
   'params': {'w': np.arange(3000, dtype=np.float32).reshape(30, 100)},
-  'ema': {'w': np.ones((2, 3), np.float32)},
-  'nothing': {},
+  'mutables': {},
+  'opt_state': optax.adam(0.1).init({'w': np.ones((2, 3), np.float32)}),
 }
+EMA = {
+  'params': {'w': np.ones((2, 3), np.float32)},
+  'statistics': {'mean': np.float32(5)},
+}
+ITEMS = {'state': STATE, 'ema': EMA}
+ASIDE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
-def abstract(tree):
-  where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype, sharding=where),
-    tree,
-  )
+def restore(folder, like, **kwargs):
+  return checkpoints.restore(folder, like, sharding=ASIDE, **kwargs)
+
+
+def save_old(folder, step, state=STATE, ema=EMA):
+  """What version 0.1 wrote: one item, without the classes of optimiser states."""
+  tree = {
+    'step': state['step'],
+    'params': state['params'],
+    'ema_params': ema['params'],
+    'mutables': state['mutables'],
+    'ema_mutables': {'statistics': ema['statistics']},
+    'opt_state': {
+      str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state['opt_state']))
+    },
+  }
+  args = ocp.args.Composite(state=ocp.args.StandardSave(tree))
+  with ocp.CheckpointManager(folder) as manager:
+    manager.save(step, args=args)
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp('checkpoints') / 'learner'
   for step in (1, 2, 3):
-    checkpoints.save(path, step, TREE, keep=2)
+    checkpoints.save(path, step, ITEMS, keep=2)
   return path
 
 
-def test_whole_and_part_come_back(folder):
-  for part in (TREE, {'ema': TREE['ema']}):
-    got = jax.device_get(checkpoints.restore(folder, abstract(part)))
-    jax.tree.map(np.testing.assert_array_equal, got, part)
-    assert jax.tree.structure(got) == jax.tree.structure(part)
+@pytest.mark.parametrize('names', [('state', 'ema'), ('ema',), ('state',)])
+def test_restore_gives_the_items_that_are_asked_for(folder, names):
+  like = {name: ITEMS[name] for name in names}
+  got = jax.device_get(restore(folder, like))
+  jax.tree.map(np.testing.assert_array_equal, got, like)
+  assert jax.tree.structure(got) == jax.tree.structure(like)
+
+
+def test_restore_of_an_average_reads_no_optimiser(folder, tmp_path):
+  shutil.copytree(folder, tmp_path / 'c')
+  shutil.rmtree(tmp_path / 'c' / '3' / 'state')
+  got = restore(tmp_path / 'c', {'ema': EMA})
+  jax.tree.map(np.testing.assert_array_equal, got, {'ema': EMA})
+
+
+@pytest.mark.parametrize('names', [('state', 'ema'), ('ema',)])
+def test_restore_reads_what_version_0_1_wrote(tmp_path, names):
+  save_old(tmp_path / 'c', 3)
+  like = {name: ITEMS[name] for name in names}
+  got = jax.device_get(restore(tmp_path / 'c', like))
+  jax.tree.map(np.testing.assert_array_equal, got, like)
+  assert jax.tree.structure(got) == jax.tree.structure(like)
+  wide = {'ema': EMA | {'params': {'w': np.ones((2, 4))}}}
+  with pytest.raises(UserError, match='ema_params/w of shape .2, 3., the config needs'):
+    restore(tmp_path / 'c', wide)
+  # Checkpoints that follow lie beside it.
+  checkpoints.save(tmp_path / 'c', 4, ITEMS)
+  assert checkpoints.all_steps(tmp_path / 'c') == (3, 4)
+  assert restore(tmp_path / 'c', {'ema': EMA}, step=3).keys() == {'ema'}
 
 
 def test_the_newest_are_kept_and_listed(folder, tmp_path):
@@ -50,39 +96,54 @@ def test_the_newest_are_kept_and_listed(folder, tmp_path):
 
 def test_an_earlier_step_replaces_later_ones(tmp_path):
   for step in (10, 20):
-    checkpoints.save(tmp_path / 'c', step, TREE)
-  new = TREE | {'step': np.int32(7)}
+    checkpoints.save(tmp_path / 'c', step, ITEMS)
+  new = ITEMS | {'state': STATE | {'step': np.int32(7)}}
   checkpoints.save(tmp_path / 'c', 10, new)
   assert checkpoints.all_steps(tmp_path / 'c') == (10,)
-  got = checkpoints.restore(tmp_path / 'c', abstract({'step': TREE['step']}))
-  assert got['step'] == 7
+  assert restore(tmp_path / 'c', {'state': STATE})['state']['step'] == 7
 
 
 @pytest.mark.parametrize(
-  ('wanted', 'message'),
+  ('ema', 'message'),
   [
-    ({'ema': {'w': np.ones((3, 3))}}, r'shape \(2, 3\), the config needs \(3, 3\)'),
-    ({'ema': {'v': np.ones((2, 3))}}, r'of shape None, the config needs'),
+    (
+      EMA | {'params': {'w': np.ones((3, 3))}},
+      r'has params/w of shape \(2, 3\), the config needs \(3, 3\): use the config',
+    ),
+    (
+      EMA | {'params': {'w': np.ones((2, 3)), 'b': np.ones(3)}},
+      'has no params/b, which the config needs: use the config',
+    ),
+    (
+      {'params': EMA['params']},
+      'has statistics/mean, which the config has no place for: use the config',
+    ),
   ],
 )
-def test_another_network_is_refused(folder, wanted, message):
+def test_restore_refuses_another_network(folder, ema, message):
   with pytest.raises(UserError, match=message):
-    checkpoints.restore(folder, abstract(wanted))
+    restore(folder, {'ema': ema})
+
+
+def test_restore_refuses_another_optimiser(folder):
+  plain = STATE | {'opt_state': optax.sgd(0.1).init(EMA['params'])}
+  with pytest.raises(UserError, match='has opt_state/0/count, which the config has no'):
+    restore(folder, {'state': plain})
 
 
 def test_no_checkpoint_is_an_error_that_says_train(tmp_path):
   with pytest.raises(UserError, match='train first'):
-    checkpoints.restore(tmp_path, abstract(TREE))
+    restore(tmp_path, ITEMS)
 
 
 def test_a_write_that_was_killed_is_no_checkpoint(tmp_path, folder):
   """What orbax leaves under its temporary name."""
-  checkpoints.save(tmp_path / 'c', 1, TREE)
+  checkpoints.save(tmp_path / 'c', 1, ITEMS)
   torn = tmp_path / 'c' / '2.orbax-checkpoint-tmp-7'
   torn.mkdir()
   (torn / 'state').write_bytes(b'half')
   assert checkpoints.all_steps(tmp_path / 'c') == (1,)
-  checkpoints.save(tmp_path / 'c', 2, TREE)
+  checkpoints.save(tmp_path / 'c', 2, ITEMS)
   assert checkpoints.all_steps(tmp_path / 'c') == (1, 2)
 
 
@@ -90,7 +151,7 @@ def test_a_write_that_was_killed_is_no_checkpoint(tmp_path, folder):
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_torn_file_is_refused_or_changes_nothing(tmp_path, settle):
   """Every file of a checkpoint in turn, empty, half and gone."""
-  checkpoints.save(tmp_path / 'c', 1, TREE)
+  checkpoints.save(tmp_path / 'c', 1, ITEMS)
   files = [p for p in pathlib.Path(tmp_path, 'c', '1').rglob('*') if p.is_file()]
   refused = 0
   for path in files:
@@ -101,8 +162,8 @@ def test_a_torn_file_is_refused_or_changes_nothing(tmp_path, settle):
       else:
         path.write_bytes(data[:keep])
       try:
-        got = jax.device_get(checkpoints.restore(tmp_path / 'c', abstract(TREE)))
-        jax.tree.map(np.testing.assert_array_equal, got, TREE)
+        got = jax.device_get(restore(tmp_path / 'c', ITEMS))
+        jax.tree.map(np.testing.assert_array_equal, got, ITEMS)
       except UserError as error:
         refused += 1
         assert 'delete ' in str(error) or 'has ' in str(error)
