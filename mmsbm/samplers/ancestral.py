@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmsbm.infra import noise as noise_lib
+from mmsbm.infra import rng
 from mmsbm.infra.errors import UserError
 from mmsbm.samplers.grids import GridSampler
 from mmsbm.samplers.resampling import jump, jump_times, visited_levels, visits
@@ -43,7 +43,7 @@ class Ancestral(GridSampler):
       z = hold(keys, z, t, visit)
       score = score_fn(z, t)
       eps = -sigma * score
-      noise = noise_lib.row_normal(keys, i, z.shape[1:])
+      noise = rng.row_normal(keys, i, z.shape[1:])
       kept = jnp.sqrt(1 - self.eta**2 * fresh)
       mixed = kept * eps + self.eta * jnp.sqrt(fresh) * noise
       z = next_alpha * sde.denoise(z, score, t) + next_sigma * mixed

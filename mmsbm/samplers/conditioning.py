@@ -13,11 +13,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmsbm.infra import noise as noise_lib
+from mmsbm.infra import rng
 from mmsbm.samplers.resampling import Resampling
-
-# Apart from the steps of any sampler, whose keys are folded with small numbers.
-_STREAM = 0x7E1D0B5E
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +79,10 @@ class Noised(Clean):
     return bits.reshape(-1)
 
   def _shown(self, keys, t, visit, sde, z_observed):
-    noise = noise_lib.row_normal(
-      noise_lib.substream(keys, _STREAM), self._number(t, visit), z_observed.shape[1:]
+    noise = rng.row_normal(
+      rng.substream(keys, rng.CONDITIONING),
+      self._number(t, visit),
+      z_observed.shape[1:],
     )
     return sde.perturb(z_observed, noise, t)
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mmsbm.infra import noise as noise_lib
+from mmsbm.infra import rng
 from mmsbm.samplers.grids import GridSampler
 from mmsbm.samplers.resampling import (
   begins_anew,
@@ -68,7 +68,7 @@ class DPMSolver(GridSampler):
       z0 = sde.denoise(z, score_fn(z, t), t)
       z = kept * z + moved * (z0 + ahead * (z0 - previous))
       if self.stochastic:
-        z += fresh * noise_lib.row_normal(keys, i, z.shape[1:])
+        z += fresh * rng.row_normal(keys, i, z.shape[1:])
       if resampling is not None:
         z = jump(keys, i, z, reached, begins, sde)
       return (z, z0), None

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmsbm.infra import noise as noise_lib
+from mmsbm.infra import rng
 from mmsbm.infra.errors import UserError
 from mmsbm.samplers.grids import GRIDS, check_choice, check_levels, time_grid
 
@@ -68,7 +68,7 @@ class AnnealedLangevin:
       i, visit, t = xs
       z = hold(keys, sde.alpha(t) * y, t, visit)
       score = score_fn(z, t)
-      noise = noise_lib.row_normal(keys, i, z.shape[1:])
+      noise = rng.row_normal(keys, i, z.shape[1:])
       a = self.step_size * jnp.square(sde.noise_level(t))
       moved = y + 0.5 * a * sde.alpha(t) * score + jnp.sqrt(a) * noise
       is_last = i == len(times) - 1

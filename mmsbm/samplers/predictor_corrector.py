@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmsbm.infra import noise as noise_lib
+from mmsbm.infra import rng
 from mmsbm.samplers.grids import GRIDS, check_choice, check_levels, time_grid
 from mmsbm.samplers.resampling import jump, jump_times, visited_levels, visits
 
@@ -161,7 +161,7 @@ class PredictorCorrector:
       t = x['t']
       z = jnp.where(x['held'], hold(keys, z, t, x['visit']), z)
       score = score_fn(z, t)
-      noise = noise_lib.row_normal(keys, i, z.shape[1:])
+      noise = rng.row_normal(keys, i, z.shape[1:])
       branches = (
         lambda: self.predict(z, score, noise, t, x['dt'], sde),
         lambda: self.correct(z, score, noise, t, sde),

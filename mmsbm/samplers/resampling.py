@@ -7,11 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmsbm.diffusion.sde import SDE
-from mmsbm.infra import noise as noise_lib
+from mmsbm.infra import rng
 from mmsbm.infra.errors import UserError
-
-# The noise of jumps, apart from that of a sampler's steps and of what is shown.
-_STREAM = 0x3AB1E5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +90,6 @@ def jump(
     sde: the process.
   """
   s_t, s_r = sde.noise_level(t), sde.noise_level(r)
-  noise = noise_lib.row_normal(noise_lib.substream(keys, _STREAM), i, z.shape[1:])
+  noise = rng.row_normal(rng.substream(keys, rng.RESAMPLING), i, z.shape[1:])
   added = jnp.sqrt((s_r - s_t) * (s_r + s_t)) * noise
   return sde.alpha(r) * (z / sde.alpha(t) + added)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmsbm.diffusion.sde import VP
-from mmsbm.infra.noise import row_normal
+from mmsbm.infra.rng import row_normal
 from mmsbm.samplers.conditioning import CONDITIONING
 from mmsbm.samplers.resampling import Resampling
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmsbm.infra import noise as noise_lib
+from mmsbm.infra import rng
 from mmsbm.latents import LatentLayout
 from mmsbm.samplers.conditioning import CONDITIONING
 
@@ -112,7 +112,7 @@ def exact_moments(run, dim, start_std):
     return jnp.zeros((1, *shape))
 
   substreams = {'substream': lambda keys, number: _Keys((*keys.path, number))}
-  with mock.patch.multiple(noise_lib, row_normal=record, **substreams):
+  with mock.patch.multiple(rng, row_normal=record, **substreams):
     jax.block_until_ready(jax.jit(lambda z: run(_Keys(), z))(jnp.zeros((1, dim))))
     jax.effects_barrier()
   ids = {path: i for i, path in enumerate(sorted({path for path, _ in draws}))}
@@ -128,7 +128,7 @@ def exact_moments(run, dim, start_std):
     return jnp.concatenate([zero, jnp.where(hit[:, None], unit, 0.0)])
 
   start = np.concatenate([zero, np.where(stream[:, None] < 0, start_std * unit, 0.0)])
-  with mock.patch.multiple(noise_lib, row_normal=one_at_a_time, **substreams):
+  with mock.patch.multiple(rng, row_normal=one_at_a_time, **substreams):
     out = jax.jit(lambda z: run(_Keys(), z))(start.astype(np.float32))
   out = np.asarray(out, np.float64)
   response = (out[1:] - out[0]).T

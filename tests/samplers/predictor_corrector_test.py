@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmsbm.diffusion.sde import SDES, VE, VP
-from mmsbm.infra import noise as noise_lib
+from mmsbm.infra import rng
 from mmsbm.infra.errors import UserError
 from mmsbm.samplers.grids import time_grid
 from mmsbm.samplers.predictor_corrector import PAPER, PredictorCorrector
@@ -29,7 +29,7 @@ def _published_score(z, t):
 
 def _sample_with_fixed_noise(sampler):
   """The published numbers use one array in place of every draw of noise."""
-  with mock.patch.object(noise_lib, 'row_normal', lambda *_: NOISE):
+  with mock.patch.object(rng, 'row_normal', lambda *_: NOISE):
 
     @jax.jit
     def run(keys, z):

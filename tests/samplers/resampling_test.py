@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmsbm.diffusion.sde import SDES
-from mmsbm.infra import noise as noise_lib
+from mmsbm.infra import rng
 from mmsbm.infra.errors import UserError
 from mmsbm.samplers import CONDITIONING, SAMPLERS
 from mmsbm.samplers.dpm_solver import DPMSolver
@@ -131,7 +131,7 @@ def test_multistep_solver_forgets_its_past_at_a_jump(stochastic):
     if following != i + 1:
       z, past = alpha[following] / alpha[i + 1] * z, None
 
-  with mock.patch.object(noise_lib, 'row_normal', lambda *_: 0.0):
+  with mock.patch.object(rng, 'row_normal', lambda *_: 0.0):
     out = sampler(
       jax.random.split(jax.random.key(0), 1),
       lambda z, t: _score(z, t, sde),
