@@ -10,7 +10,6 @@ from mmsbm.config import nearest
 from mmsbm.experiment import make_experiment
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.rng import fold_in_name
-from mmsbm.ledger import DataIdentity
 from mmsbm.modalities import Modality
 from mmsbm.models.base import HasLatents
 from mmsbm.record import read_record
@@ -206,6 +205,5 @@ def load(workdir: str | os.PathLike) -> Run:
     UserError: the folder holds no run, an unfinished one, or one of another version.
   """
   record = read_record(workdir)
-  data = DataIdentity(record['data_hash'], record['data_samples'])
-  experiment = make_experiment(record['config'], workdir, data=lambda: data)
+  experiment = make_experiment(record['config'], workdir, record)
   return Run(load_trained(experiment, with_readers=False))

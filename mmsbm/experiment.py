@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmsbm import train
@@ -75,14 +75,14 @@ class Experiment:
 def make_experiment(
   config: Mapping[str, Any],
   workdir: str | os.PathLike,
-  data: Callable[[], DataIdentity] | None = None,
+  record: Mapping[str, Any] | None = None,
 ) -> Experiment:
   """Builds all objects that a config describes; data are not read yet.
 
   Args:
     config: the resolved config.
     workdir: the run's folder.
-    data: says what data the steps are made from, where they shall not be opened.
+    record: run.json of a trained run, where the data shall not be opened.
 
   Raises:
     UserError: a part of the config makes no sense by itself.
@@ -95,6 +95,7 @@ def make_experiment(
     modalities,
     lambda: _open(c.section('data'), modalities),
     c['seed'],
+    record and record['num_classes'],
   )
   method = find(METHODS, c['method'])(c, problem)
   readers = make_readers(c.section('readers'), problem)
@@ -106,7 +107,7 @@ def make_experiment(
     steps=steps,
     seed=c['seed'],
     borrow=find_lenders(c.section('borrow'), steps, workdir),
-    data=data or (lambda: _identity(problem)),
+    data=lambda: _identity(problem, record),
   )
   workspace = Workspace(
     ledger=ledger,
@@ -128,5 +129,7 @@ def _open(section: Section, modalities):
   return Section(spec, section.path).make(DATASETS, modalities=modalities)
 
 
-def _identity(problem: Problem) -> DataIdentity:
+def _identity(problem: Problem, record: Mapping[str, Any] | None) -> DataIdentity:
+  if record:
+    return DataIdentity(record['data_hash'], record['data_samples'])
   return DataIdentity(problem.dataset.content_hash, problem.dataset.digests())

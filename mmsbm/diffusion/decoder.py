@@ -12,10 +12,7 @@ import jax.numpy as jnp
 from mmsbm.diffusion.guided_levels import DecoderGuidance
 from mmsbm.diffusion.process import Diffusion
 from mmsbm.diffusion.sde import SDE
-from mmsbm.infra.noise import row_normal
-
-# Stream of the start of a row, apart from the small numbers of the samplers' steps.
-_START = 0xD1FF5
+from mmsbm.infra.rng import DECODER_START, row_normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +148,9 @@ class DiffusionDecoder:
     Returns:
       Examples as networks see them, [B, *shape]; not clipped to their range.
     """
-    start = self.sde.prior_std * row_normal(keys, _START, (math.prod(self.shape),))
+    start = self.sde.prior_std * row_normal(
+      keys, DECODER_START, (math.prod(self.shape),)
+    )
 
     def score_fn(u, t):
       score = self.score(variables, u, t, z)

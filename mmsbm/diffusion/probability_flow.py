@@ -9,14 +9,12 @@ import jax.numpy as jnp
 
 from mmsbm.diffusion.sde import SDE
 from mmsbm.infra.errors import UserError
+from mmsbm.infra.rng import PROBES
 
 # Stages of the classical Runge-Kutta method: how far along the last slope the next
 # one is taken, and what it weighs in the step.
 _REACH = (0.0, 0.5, 0.5, 1.0)
 _WEIGHT = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
-
-# Random stream of the divergence estimate.
-_PROBES = 0x9B0BE5
 
 # Directional derivatives at a time: memory grows with it, little else does.
 _PROBE_CHUNK = 16
@@ -75,7 +73,7 @@ class ProbabilityFlow:
     if not self.num_probes:
       basis = jnp.broadcast_to(jnp.eye(dim)[:, None], (dim, batch, dim))
       return jnp.where(free, basis, 0.0)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, _PROBES)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, PROBES)
     shape = (self.num_probes, dim)
     signs = jax.vmap(lambda key: jax.random.rademacher(key, shape, jnp.float32))(keys)
     return jnp.where(free, signs.swapaxes(0, 1), 0.0)

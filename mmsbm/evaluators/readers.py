@@ -127,8 +127,7 @@ def make_classifier(
   """
   del num_steps, batch_size, ema_decay, optimizer  # Of its training.
   modalities = _chosen(modalities, problem.modalities, name)
-  # A run that is loaded without its data knows this from its record.
-  classes = getattr(problem, 'num_classes', None) or problem.dataset.num_classes
+  classes = problem.num_classes
   num_classes = classes.get(annotation)
   if num_classes is None:
     known = sorted(classes)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,11 +25,14 @@ class Problem:
     open_dataset: prepares or opens the data. A trained run is loaded without them, so
       recipes do not look at data; checks and sources of steps do.
     seed: of the run.
+    recorded_classes: number of classes of every annotation, of a run that is loaded
+      without its data.
   """
 
   modalities: tuple[Modality, ...]
   open_dataset: Callable[[], MultimodalDataset]
   seed: int
+  recorded_classes: Mapping[str, int] | None = None
 
   @functools.cached_property
   def dataset(self) -> MultimodalDataset:
@@ -39,6 +42,13 @@ class Problem:
   def key(self) -> jax.Array:
     """The key of the run."""
     return jax.random.key(self.seed)
+
+  @property
+  def num_classes(self) -> Mapping[str, int]:
+    """Number of classes of every annotation that consists of class labels."""
+    if self.recorded_classes is not None:
+      return self.recorded_classes
+    return self.dataset.num_classes
 
   @property
   def names(self) -> tuple[str, ...]:

@@ -10,18 +10,13 @@ import jax.numpy as jnp
 from mmsbm.diffusion.guided_levels import DecoderGuidance
 from mmsbm.distributions import POSTERIORS, Posterior
 from mmsbm.guidance import num_evaluations
-from mmsbm.infra.noise import substream
+from mmsbm.infra.rng import DECODERS, FUSION, PRIVATE, SHARED, substream
 from mmsbm.learners.codec import Codec
 from mmsbm.learners.joint_vae import JointVAE, own_latent
 from mmsbm.modalities import Modality
 from mmsbm.models import densities
 from mmsbm.models.priors import LatentPrior
 from mmsbm.objectives import Experts
-
-# Random streams of a row's key.
-_FUSION, _SHARED, _PRIVATE = 0xF05E, 0x5A2ED, 0x921
-# The first stream of diffusion decoders, one for each modality.
-_DECODE = 0xDEC0DE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +94,7 @@ class JointModel:
   def posterior(self, variables, keys, encoded, observed) -> Posterior:
     """q(z | observed), [B, d]; of a mixture one component, drawn by the keys."""
     experts = self.experts(variables, encoded, observed)
-    return self.learner.objective.posterior(substream(keys, _FUSION), experts)
+    return self.learner.objective.posterior(substream(keys, FUSION), experts)
 
   def num_evaluations(self, sampling, num_given):
     """Counts the prior where nothing is given, and all diffusion decoders."""
@@ -143,14 +138,14 @@ class JointModel:
     """
     objective = self.learner.objective
     experts = self.experts(variables, encoded, observed)
-    q = objective.posterior(substream(keys, _FUSION), experts)
+    q = objective.posterior(substream(keys, FUSION), experts)
     sample = jax.vmap(lambda key, q: q.sample(key))
-    z = sample(substream(keys, _SHARED), q)
+    z = sample(substream(keys, SHARED), q)
     ratio = q.prior_like(z).log_prob(z) - objective.log_density(experts, z)
     if experts.private is None:
       return z, ratio
     q = jax.tree.map(lambda a: jnp.where(observed[..., None], a, 0.0), experts.private)
-    w = sample(substream(keys, _PRIVATE), q)
+    w = sample(substream(keys, PRIVATE), q)
     ratio += (q.prior_like(w).log_prob(w) - q.log_prob(w)).sum(-1)
     return jnp.concatenate([z, w.reshape(w.shape[0], -1)], axis=-1), ratio
 
@@ -165,7 +160,7 @@ class JointModel:
   def _mean_latents(self, variables, keys, encoded, observed):
     """Flat latents [B, d + M p] at the mean of the posterior."""
     experts = self.experts(variables, encoded, observed)
-    z = self.learner.objective.posterior(substream(keys, _FUSION), experts).mean
+    z = self.learner.objective.posterior(substream(keys, FUSION), experts).mean
     if experts.private is None:
       return z
     w = jnp.where(observed[..., None], experts.private.mean, 0.0)
@@ -202,7 +197,7 @@ class JointModel:
       return codec.likelihood.mean(output)
     return codec.diffusion.sample(
       learner.denoiser_variables(own, index),
-      substream(keys, _DECODE + index),
+      substream(keys, DECODERS + index),
       own_latent(*parts, index),
       self.decoder_sampler,
       self.decoder_guidance,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from mmsbm.diffusion.probability_flow import ProbabilityFlow
 from mmsbm.distributions import DiagGaussian
-from mmsbm.infra.noise import row_normal, substream
+from mmsbm.infra.rng import row_normal, substream
 from mmsbm.latents import NOISY, OBSERVED
 
 

@@ -9,13 +9,10 @@ import jax.numpy as jnp
 
 from mmsbm.config import Section, describe
 from mmsbm.infra.errors import UserError
-from mmsbm.infra.noise import row_normal, substream
+from mmsbm.infra.rng import START, STEPS, row_normal, substream
 from mmsbm.latents import NOISY
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.samplers import SAMPLERS
-
-# Random streams of a row's key, apart from the steps of the samplers.
-_START, _STEPS = 0x57A27, 0x57E95
 
 
 class LatentPrior(Protocol):
@@ -92,7 +89,7 @@ class Mixture:
       e = jax.random.normal(noise, z.shape[1:])
       return mixture['mean'][k] + mixture['scale'][k] @ e
 
-    return jax.vmap(draw_row)(substream(keys, _START))
+    return jax.vmap(draw_row)(substream(keys, START))
 
   def describe(self):
     return describe(PRIORS, self)
@@ -125,9 +122,9 @@ class ScorePrior:
       return self.score.score(variables['score'], z, t, net_t, role)
 
     drawn = self.sampler(
-      substream(keys, _STEPS),
+      substream(keys, STEPS),
       score_fn,
-      self.score.sde.prior_std * row_normal(keys, _START, z.shape[1:]),
+      self.score.sde.prior_std * row_normal(keys, START, z.shape[1:]),
       sde=self.score.sde,
       hold=lambda keys, z, t, visit: z,
     )

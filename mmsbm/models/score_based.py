@@ -15,7 +15,8 @@ from mmsbm.guidance import (
   guided_score,
   num_evaluations,
 )
-from mmsbm.infra.noise import row_normal, substream
+from mmsbm.infra.rng import GUIDANCE as GUIDANCE_STREAM
+from mmsbm.infra.rng import REFINERS, START, STEPS, row_normal, substream
 from mmsbm.latents import MISSING, NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.autoencoder import UnimodalAutoencoder
 from mmsbm.learners.energy import LatentEnergy
@@ -24,9 +25,6 @@ from mmsbm.learners.refiner import Refiner
 from mmsbm.modalities import Modality
 from mmsbm.models import densities
 from mmsbm.samplers import CONDITIONING, SAMPLERS
-
-# Random streams of a row's key, apart from the steps of the samplers.
-_START, _STEPS, _GUIDANCE, _REFINE = 0x57A27, 0x57E95, 0x90D3, 0x5EF19E00
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,7 +133,7 @@ class ScoreBasedModel:
       if codec.name in refiners:
         x = refiners[codec.name].sample(
           variables['refiner'][codec.name],
-          substream(keys, _REFINE + i),
+          substream(keys, REFINERS + i),
           x,
           self.refiner_sampler,
         )
@@ -174,7 +172,7 @@ class ScoreBasedModel:
     chosen, sde = self.samplings[sampling], self.score.sde
     conditioning = chosen.conditioning
     observed_dims = self.layout.expand(observed)
-    start = sde.prior_std * row_normal(keys, _START, z.shape[1:])
+    start = sde.prior_std * row_normal(keys, START, z.shape[1:])
 
     def hold(hold_keys, current, t, visit):
       return conditioning.hold(
@@ -213,13 +211,13 @@ class ScoreBasedModel:
     inputs = GuidanceInputs(
       observed=observed,
       observed_dims=observed_dims,
-      keys=substream(keys, _GUIDANCE),
+      keys=substream(keys, GUIDANCE_STREAM),
       expand=self.layout.expand,
       dropped_score=dropped_score,
       pair_energy=pair_energy,
     )
     sampled = chosen.sampler(
-      substream(keys, _STEPS),
+      substream(keys, STEPS),
       guided_score(chosen.guidance, score_fn, inputs, sde),
       start,
       sde=sde,
