@@ -155,7 +155,7 @@ class Likelihood:
     if probe_stderr is not None:
       # What random directions add to the standard error of the mean.
       squares = np.square(probe_stderr[counted]).sum()
-      fields['probe_stderr'] = float(np.sqrt(squares) / counted.sum())
+      fields['probe_stderr'] = float(np.sqrt(squares) / int(counted.sum()))
     if entry.of_data:
       # Bits per entry of an example; less is better.
       fields['bits_per_dimension'] = -value / (entry.dimensions * math.log(2))
