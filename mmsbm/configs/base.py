@@ -108,10 +108,12 @@ def base() -> ml_collections.ConfigDict:
       # Does a reader see the class of the example in what is generated?
       coherence=dict(),
       coherence_macro=dict(),
-      # Against the example itself: masks and attributes, labels, vectors.
+      # Against the example itself: masks and attributes, labels, vectors, pictures.
       f1=dict(),
+      f1_by_entry=dict(),
       accuracy=dict(),
       r2=dict(),
+      mse=dict(),
       # Do generated modalities agree with each other?
       joint_coherence=dict(),
       joint_coherence_with_first=dict(),
