@@ -158,9 +158,9 @@ class Ledger:
       old = self._stored_card(step.name)
       if old is None:
         raise UserError(
-          f'{self.workdir} has checkpoints of {step.name!r}, but {self._path(step.name)} '
-          'is missing, which says what they are: choose another --workdir, or delete '
-          'that folder.'
+          f'{self.workdir} has checkpoints of {step.name!r}, but '
+          f'{self._path(step.name)} is missing, which says what they are: choose '
+          'another --workdir, or delete that folder.'
         )
       new = self._card(step, self.fingerprints)
       found = identity.differences(old['spec'], new['spec'])

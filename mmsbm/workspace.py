@@ -190,8 +190,8 @@ class Workspace:
         folder = self.ledger.folder(step.name)
         if checkpoints.latest_step(train.directory(folder, training.name)) is None:
           raise UserError(
-            f'there is no checkpoint of {training.name} in {folder}: --mode=train makes '
-            f'it; or leave the section config.{step.name} out.'
+            f'there is no checkpoint of {training.name} in {folder}: --mode=train '
+            f'makes it; or leave the section config.{step.name} out.'
           )
 
 

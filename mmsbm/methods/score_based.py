@@ -1,4 +1,4 @@
-"""SBM-VAE, SBM-RAE, MLD: an autoencoder for each modality, a score model of all latents.
+"""SBM-VAE, SBM-RAE, MLD: autoencoders of single modalities, a score model of latents.
 
 Steps: unimodal -> latents -> score [-> energy] [-> refiner].
 
