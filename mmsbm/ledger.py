@@ -121,7 +121,10 @@ class Ledger:
 
   def _check_lender(self, step: Step) -> None:
     place, folder = self._place(step.name), self.borrow[step.name]
-    record = read_record(folder)
+    try:
+      record = read_record(folder)
+    except UserError as e:
+      raise UserError(f'{place}: {e}') from e
     if record['config'].get('borrow', {}).get(step.name):
       raise UserError(
         f'{place} has no {step.name!r} of its own: give the run that it uses, '

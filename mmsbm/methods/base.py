@@ -119,6 +119,16 @@ def make_training(section: Section, learner: Learner, key: jax.Array) -> Trainin
   )
 
 
+def own_section(c: Section, name: str) -> Section:
+  """Returns the section of a stage that a method cannot do without."""
+  if not c.get(name):
+    raise UserError(
+      f'the method {c["method"]!r} needs a section config.{name}. The config files of '
+      f'this program make it by their argument: --config=FILE:method={c["method"]}.'
+    )
+  return c.section(name)
+
+
 def samplings(c: Section) -> dict[str, Section]:
   """Returns the sections of all ways of sampling; 'default' is the run's own.
 

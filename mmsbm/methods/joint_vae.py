@@ -21,6 +21,7 @@ from mmsbm.methods.base import (
   Stage,
   make_training,
   moments,
+  own_section,
   samplings,
 )
 from mmsbm.methods.latent_diffusion import check_finite, score_stage
@@ -37,11 +38,12 @@ _MIXTURE_EXAMPLES = 10_000
 
 def make(c: Section, problem: Problem) -> Method:
   """Makes the method from config.joint, score and samplings."""
-  learner = _learner(c.section('joint'), problem)
+  section = own_section(c, 'joint')
+  learner = _learner(section, problem)
   layout = LatentLayout((learner.shared_dim,))
   joint = Stage(
     name='joint',
-    trainings=(make_training(c.section('joint'), learner, problem.key),),
+    trainings=(make_training(section, learner, problem.key),),
     example=problem.blank,
     source=problem.examples,
   )

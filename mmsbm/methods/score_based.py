@@ -27,6 +27,7 @@ from mmsbm.methods.base import (
   Stage,
   make_training,
   moments,
+  own_section,
   samplings,
 )
 from mmsbm.methods.latent_diffusion import (
@@ -44,10 +45,10 @@ from mmsbm.samplers import CONDITIONING, SAMPLERS
 
 def make(c: Section, problem: Problem) -> Method:
   """Makes the method from config.unimodal, score, energy, refiner and samplings."""
-  unimodal = _unimodal(c.section('unimodal'), problem)
+  unimodal = _unimodal(own_section(c, 'unimodal'), problem)
   autoencoders = tuple(t.learner for t in unimodal.trainings)
   layout = LatentLayout(tuple(a.codec.latent_dim for a in autoencoders))
-  section = c.section('score')
+  section = own_section(c, 'score')
   latents = _latents(section, autoencoders, layout, problem)
   score = score_stage(
     section,
