@@ -202,9 +202,7 @@ class _Shared:
       # Matplotlib is slow to import, and most uses of the program do without.
       from mmsbm.report.grid import save_grid
 
-      save_grid(
-        png, sheet.pictures(), sheet.row_titles(), sheet.columns, title=drawing.title
-      )
+      save_grid(png, **sheet.grid())
     return []
 
   def _drawing(self, kind: str, title: str, observed: np.ndarray) -> Drawing:

@@ -92,17 +92,32 @@ class Tile:
 
 
 @dataclasses.dataclass(frozen=True)
+class Column:
+  """A column of tiles.
+
+  Attributes:
+    title: what is in it.
+    short: the same in a picture, where there is little room.
+    group: what it belongs to; a picture has gaps between groups.
+  """
+
+  title: str
+  short: str
+  group: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Sheet:
   """Captioned rows of tiles, all of one length.
 
   Attributes:
     drawing: what is shown.
-    columns: their titles.
+    columns: what is in each column.
     rows: (caption, tiles) of each.
   """
 
   drawing: Drawing
-  columns: list[str]
+  columns: list[Column]
   rows: list[tuple[str, list[Tile]]]
 
   def to_json(self) -> dict[str, Any]:
@@ -111,25 +126,40 @@ class Sheet:
       'kind': self.drawing.kind,
       'title': self.drawing.title,
       'modalities': [m.name for m in self.drawing.modalities],
-      'columns': self.columns,
+      'columns': [column.title for column in self.columns],
       'rows': [
         {'caption': caption, 'tiles': [tile.to_json() for tile in tiles]}
         for caption, tiles in self.rows
       ],
     }
 
-  def pictures(self) -> list[list[np.ndarray | None]]:
-    """The tiles as pictures, None for an empty place."""
-    return [[tile.picture() for tile in tiles] for _, tiles in self.rows]
-
-  def row_titles(self) -> list[str]:
-    """The captions of the rows."""
-    return [caption for caption, _ in self.rows]
+  def grid(self) -> dict[str, Any]:
+    """The arguments of `mmsbm.report.grid.save_grid`."""
+    groups = [column.group for column in self.columns]
+    # An empty column is drawn as a gap.
+    starts = [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
+    titles, tiles = [column.short for column in self.columns], []
+    for _, row in self.rows:
+      tiles.append([tile.picture() for tile in row])
+    for start in reversed(starts):
+      titles.insert(start, '')
+      for row in tiles:
+        row.insert(start, None)
+    return {
+      'tiles': tiles,
+      'row_titles': [caption for caption, _ in self.rows],
+      'column_titles': titles,
+      'title': f'{self.drawing.title}: {" | ".join(dict.fromkeys(groups))}',
+    }
 
 
 def lay_out(drawing: Drawing) -> Sheet:
   """Lays a drawing out, one row for each example or sample."""
   return _LAYOUTS[drawing.kind](drawing)
+
+
+def _columns(names: list[str], title: str, group: str) -> list[Column]:
+  return [Column(f'{name} {title}'.strip(), name, group) for name in names]
 
 
 def _conditional(drawing: Drawing) -> Sheet:
@@ -138,47 +168,38 @@ def _conditional(drawing: Drawing) -> Sheet:
   numbered = list(enumerate(drawing.modalities))
   sources = [(i, m) for i, m in numbered if observed[:, i].any()]
   targets = [(i, m) for i, m in numbered if not observed[:, i].all()]
+  names = [m.name for _, m in targets]
   num_samples = drawing.generated[0].shape[1]
-  columns = [f'{m.name} given' for _, m in sources]
-  for number in range(num_samples):
-    columns += [f'{m.name} sample {number + 1}' for _, m in targets]
-  columns += [f'{m.name} nearest in training set' for _, m in targets]
-  columns += [f'{m.name} of the example' for _, m in targets]
+  columns = _columns([m.name for _, m in sources], 'given', 'given')
+  for number in range(1, num_samples + 1):
+    columns += _columns(names, f'sample {number}', f'sample {number}')
+  columns += _columns(names, 'nearest in training set', 'nearest in training set')
+  columns += _columns(names, 'of the example', 'the example')
   rows = []
   for row in range(len(observed)):
     tiles = [
       Tile(m, 'given', drawing.real[i][row] if observed[row, i] else None)
       for i, m in sources
     ]
-    for number in range(num_samples):
+    shown = [('generated', [x[row, n] for x in drawing.generated])
+             for n in range(num_samples)]  # fmt: skip
+    shown.append(('nearest', [x[row] for x in drawing.nearest]))
+    real = [x[row] if present[row, i] else None for i, x in enumerate(drawing.real)]
+    for role, examples in (*shown, ('real', real)):
+      # Empty where it was given to this row.
       tiles += [
-        _if_hidden(drawing, row, i, m, 'generated', drawing.generated[i][row, number])
-        for i, m in targets
+        Tile(m, role, None if observed[row, i] else examples[i]) for i, m in targets
       ]
-    tiles += [
-      _if_hidden(drawing, row, i, m, 'nearest', drawing.nearest[i][row])
-      for i, m in targets
-    ]
-    tiles += [
-      _if_hidden(
-        drawing, row, i, m, 'real', drawing.real[i][row] if present[row, i] else None
-      )
-      for i, m in targets
-    ]
     rows.append((drawing.caption(row), tiles))
   return Sheet(drawing, columns, rows)
-
-
-def _if_hidden(drawing, row, index, modality, role, example) -> Tile:
-  """A tile of a modality that was generated; empty where it was given."""
-  return Tile(modality, role, None if drawing.observed[row, index] else example)
 
 
 def _unconditional(drawing: Drawing) -> Sheet:
   """Each row is one tuple; the first sample of each has its nearest neighbours."""
   numbered = list(enumerate(drawing.modalities))
-  columns = [m.name for _, m in numbered]
-  columns += [f'{m.name} nearest in training set' for _, m in numbered]
+  names = [m.name for _, m in numbered]
+  near = 'nearest in training set'
+  columns = _columns(names, '', 'sample') + _columns(names, near, near)
   rows = []
   for row in range(len(drawing.observed)):
     for number in range(drawing.generated[0].shape[1]):
@@ -196,8 +217,8 @@ def _unconditional(drawing: Drawing) -> Sheet:
 def _reconstruction(drawing: Drawing) -> Sheet:
   """Each row is one example: its modalities, each with what was decoded."""
   columns, rows = [], []
-  for modality in drawing.modalities:
-    columns += [modality.name, f'{modality.name} decoded']
+  for name in (m.name for m in drawing.modalities):
+    columns += [Column(name, name, name), Column(f'{name} decoded', '', name)]
   for row in range(len(drawing.observed)):
     tiles = []
     for i, modality in enumerate(drawing.modalities):

@@ -125,8 +125,16 @@ def test_files_hold_examples_and_samples(fakes, tmp_path, grids):
     assert roles == ['given', *['generated'] * 4, *['nearest'] * 2, *['real'] * 2]
     assert row['tiles'][0]['html'].startswith(f'<p>[{caption}, ')
     assert all(tile['html'] for tile in row['tiles'])
-  assert grids['given_first_1'][2] == sheet['columns']
-  assert np.shape(grids['given_first_1'][0]) == (4, 9, 2, 2, 3)
+  # Four gaps between what is given, two samples, neighbours and the truth.
+  tiles, row_titles, column_titles, title = grids['given_first_1']
+  assert column_titles == ['a', '', *['b', 'c', ''] * 3, 'b', 'c']
+  assert [[t is None for t in row] for row in tiles] == 4 * [
+    [not name for name in column_titles]
+  ]
+  assert tiles[0][0].shape == (2, 2, 3) and row_titles[1] == 'class 1'
+  assert title == (
+    'Given a: given | sample 1 | sample 2 | nearest in training set | the example'
+  )
 
 
 def test_layouts_of_tuples_and_reconstructions(fakes, tmp_path, grids):
@@ -138,7 +146,7 @@ def test_layouts_of_tuples_and_reconstructions(fakes, tmp_path, grids):
   # Neighbours are those of the first sample of each example.
   shown = [[bool(tile['html']) for tile in row['tiles'][3:]] for row in sheet['rows']]
   assert shown == [[True] * 3, [False] * 3] * 4
-  assert grids['unconditional'][0][1][3] is None
+  assert [t is None for t in grids['unconditional'][0][1]] == [False] * 3 + [True] * 4
   arrays, sheet = load(folder, 'reconstruction')
   assert arrays['generated/a'].shape == (4, 1, 2, 2, 1) and 'nearest/a' not in arrays
   columns = ['a', 'a decoded', 'b', 'b decoded', 'c', 'c decoded']
