@@ -15,7 +15,7 @@ import jax.numpy as jnp
 # Streams of one row. In models, of latents:
 START = 0x57A27  # where the sampler starts, or the draw from a mixture of Gaussians
 STEPS = 0x57E95  # the steps of the sampler
-GUIDANCE = 0x90D3  # which modalities guidance drops, or which pairs it takes
+GUIDANCE = 0x90D3  # the half of the modalities that guidance takes where none is given
 FUSION = 0xF05E  # the component of a posterior that is a mixture
 SHARED = 0x5A2ED  # the draw of the shared latent from its posterior
 PRIVATE = 0x921  # the draws of private latents

@@ -92,11 +92,3 @@ def test_network_times():
       times = CONDITIONING[name]().times(t, observed)
       shown = 0.0 if name == 'time_zero' else 0.3
       np.testing.assert_allclose(times, [[shown, 0.3], [0.3, 0.3]])
-
-
-def test_row_normal_is_a_function_of_key_and_step():
-  keys = jax.random.split(jax.random.key(1), 5)
-  draws = row_normal(keys, 7, (3,))
-  expected = jax.random.normal(jax.random.fold_in(keys[2], 7), (3,))
-  np.testing.assert_array_equal(draws[2], expected)
-  np.testing.assert_array_equal(row_normal(keys, jnp.arange(5) + 5, (3,))[2], draws[2])
