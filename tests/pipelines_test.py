@@ -33,16 +33,37 @@ RUNS = (
   # U-Nets for decoders.
   ('polymnist', 'method=diff_mvae,modalities=2'),
 )
-# Sizes of networks, by name. What is not here is as small as `smoke` makes it.
+# Only with -m slow: minutes of compilation of convolutions. Their methods are also those
+# of other runs, and `golden_test` goes through the shapes of all.
+SLOW = {
+  ('polymnist', 'method=sbm_vae,modalities=2,preset=paper'),
+  ('polymnist', 'method=diff_mvae,modalities=2'),
+}
+# Small sizes of networks, by the section that they are in and their name.
 TINY = {
-  'mlp': dict(widths=(16,)),
-  'patch': dict(width=8, num_layers=1),
-  'mixer': dict(width=8, num_layers=1),
-  'transformer': dict(width=8, num_layers=1, num_heads=2),
-  'tower': dict(width=8, num_blocks=1, features=8),
-  'conv': {},
-  'resnet': {},
-  'unet': {},
+  'network': {
+    'mlp': dict(width=16, num_blocks=1),
+    'transformer': dict(width=8, num_layers=1, num_heads=2),
+    'tower': dict(width=8, num_blocks=1, features=8),
+    'patch': dict(width=8, num_layers=1),
+    'conv': dict(widths=(8, 8), feature_dim=16),
+    'unet': dict(width=8, multipliers=(1, 1)),
+  },
+  'encoder': {
+    'mlp': dict(widths=(16,)),
+    'patch': dict(width=8, num_layers=1),
+    'resnet': dict(stem=8, blocks=((8, 8, 8, 4),)),
+  },
+  'decoder': {
+    'mlp': dict(widths=(16,)),
+    'patch': dict(width=8, num_layers=1),
+    'resnet': dict(blocks=((8, 8, 8, 4),)),
+  },
+  # Convolutions are slow here: those of a few large pixels.
+  'denoiser': {
+    'mixer': dict(width=8, num_layers=1),
+    'unet': dict(width=8, multipliers=(1, 2), attention=(4,), patch=4),
+  },
 }
 
 
@@ -57,7 +78,7 @@ def tiny_config(name, arguments):
     batch_size=8,
     sampler_steps=2,
     num_examples=16,
-    max_subsets=1,
+    max_subsets=2,
     num_shown=2,
     num_samples=1,
   )
@@ -78,12 +99,12 @@ def _shrink_networks(node):
   for key, value in node.items():
     if not hasattr(value, 'items'):
       continue
-    if key in ('network', 'encoder', 'decoder') and value.name in TINY:
-      small = TINY[value.name]
-      if value.name == 'mlp' and 'width' in value:
-        small = dict(width=16, num_blocks=1)
-      value.update(small)
-    _shrink_networks(value)
+    if value.get('name') == 'diffusion':
+      value.network.update(TINY['denoiser'][value.network.name])
+    elif key in TINY:
+      value.update(TINY[key][value.name])
+    else:
+      _shrink_networks(value)
 
 
 def run(config, workdir):
@@ -100,13 +121,23 @@ def test_runs_are_of_all_files_methods_and_presets():
     for name, arguments in RUNS
   ]
   assert {config.method for _, config in configs} == set(methods.METHODS)
+  always = {
+    c.method for run, (_, c) in zip(RUNS, configs, strict=True) if run not in SLOW
+  }
+  assert always == set(methods.METHODS)
   for name in FILES:
     module = importlib.import_module(f'configs.{name}')
     presets = {config.preset for file, config in configs if file == name}
     assert presets == set(getattr(module, 'PRESETS', ('default',)))
 
 
-@pytest.mark.parametrize('name,arguments', RUNS, ids=[f'{n}:{a}' for n, a in RUNS])
+@pytest.mark.parametrize(
+  'name,arguments',
+  [
+    pytest.param(*run, id=':'.join(run), marks=[pytest.mark.slow] * (run in SLOW))
+    for run in RUNS
+  ],
+)
 def test_run_smoke(name, arguments, cache, tmp_path):
   config = tiny_config(name, arguments)
   rows = run(config, tmp_path)
@@ -130,7 +161,7 @@ def test_run_smoke(name, arguments, cache, tmp_path):
 
 
 def test_run_of_data_without_labels(cache, tmp_path):
-  config = tiny_config('arrays', 'modalities=3')
+  config = tiny_config('arrays', 'method=mopoe,modalities=3')
   config.readers = {}
   rows = run(config, tmp_path)
   # Nothing is read; attributes and vectors need no reader.
