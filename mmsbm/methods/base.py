@@ -1,12 +1,12 @@
 """What a method is: steps that follow from each other, and the model that they make."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from clu import parameter_overview
 
 from mmsbm.config import Section
 from mmsbm.infra.errors import UserError
@@ -170,9 +170,7 @@ def dry_run(steps: Iterable[Step], model: MultimodalModel) -> dict[str, int]:
         batch,
       )
       variables[training.name] = {'params': state.params, **state.mutables}
-      parameters[training.name] = sum(
-        math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)
-      )
+      parameters[training.name] = int(parameter_overview.count_parameters(state.params))
     results[step.name] = step.collect(variables)
   _dry_run_model(model, results)
   return parameters
