@@ -92,6 +92,7 @@ def make_problem(splits, modalities, num_classes=None):
     modalities=tuple(modalities),
     names=tuple(m.name for m in modalities),
     dataset=dataset,
+    num_classes=known,
     key=jax.random.key(0),
     seed=0,
   )

@@ -102,7 +102,7 @@ def test_stage_trains_all_readers_that_learn(fakes):
 )
 def test_mistakes_in_one_line(fakes, change, message):
   problem = fakes.digits_problem(9)
-  problem.dataset.num_classes = {'class': 10, 'alone': 1}
+  problem.num_classes = {'class': 10, 'alone': 1}
   problem.modalities += (fakes.modality('tags', 'attributes'),)
   with pytest.raises(UserError, match=message) as caught:
     readers_of(problem, digit=DIGIT | change)
@@ -111,7 +111,7 @@ def test_mistakes_in_one_line(fakes, change, message):
 
 def test_data_without_labels_train_no_classifier(fakes):
   problem = fakes.digits_problem(9)
-  problem.dataset.num_classes = {}
+  problem.num_classes = {}
   with pytest.raises(UserError, match=r"no annotation 'class'.*so no classifier can be "
                      r'trained on it: remove config.readers.digit'):  # fmt: skip
     readers_of(problem, digit=DIGIT)
