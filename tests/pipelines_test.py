@@ -33,8 +33,8 @@ RUNS = (
   # U-Nets for decoders.
   ('polymnist', 'method=diff_mvae,modalities=2'),
 )
-# Only with -m slow: minutes of compilation of convolutions. Their methods are also those
-# of other runs, and `golden_test` goes through the shapes of all.
+# Only with -m slow: a minute of compiling convolutions each. Their methods are also
+# those of other runs, and `golden_test` goes through the shapes of all.
 SLOW = {
   ('polymnist', 'method=sbm_vae,modalities=2,preset=paper'),
   ('polymnist', 'method=diff_mvae,modalities=2'),

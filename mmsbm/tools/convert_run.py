@@ -195,11 +195,8 @@ def _claim_steps(run: pathlib.Path, record: Config) -> None:
   from mmsbm import train
   from mmsbm.experiment import make_experiment
   from mmsbm.infra import checkpoints
-  from mmsbm.ledger import DataIdentity
 
-  data = DataIdentity(record['data_hash'], record['data_samples'])
-  experiment = make_experiment(record['config'], run, data=lambda: data)
-  ledger = experiment.workspace.ledger
+  ledger = make_experiment(record['config'], run, record).workspace.ledger
   for step in ledger.steps:
     names = [training.name for training in getattr(step, 'trainings', ())]
     folders = [train.directory(run, name) for name in names]
