@@ -201,7 +201,13 @@ def _claim_steps(run: pathlib.Path, record: Config) -> None:
     names = [training.name for training in getattr(step, 'trainings', ())]
     folders = [train.directory(run, name) for name in names]
     if any(checkpoints.latest_step(folder) is not None for folder in folders):
-      ledger.claim(step)
+      try:
+        ledger.claim(step)
+      except UserError as e:
+        raise UserError(f'{e} A run that others use is converted before them.') from e
+  # They are fitted again, to the same latents, and kept in one file.
+  for path in run.glob('mixture_*.npz'):
+    path.unlink()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,11 +4,13 @@ import copy
 import importlib
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from mmsbm.experiment import make_experiment
 from mmsbm.infra.errors import UserError
 from mmsbm.tools import convert_run
 
@@ -22,6 +24,7 @@ RECORDS = {
     'smoke,preset=cpu,modalities=2,method=diff_mvae',
   ),
   'arrays_sbm_vae': ('arrays', 'smoke'),
+  'digits': ('digits', 'smoke,modalities=3'),
 }
 
 
@@ -51,8 +54,8 @@ def test_upgrade_gives_the_config_of_the_same_arguments(name, monkeypatch):
   monkeypatch.delenv('MMSBM_CACHE', raising=False)
   file, arguments = RECORDS[name]
   new = importlib.import_module(f'configs.{file}').get_config(arguments)
-  if name == 'arrays_sbm_vae':
-    # The recorded command says so.
+  if name in ('arrays_sbm_vae', 'digits'):
+    # The recorded commands say so.
     new.evaluate.evaluators.likelihood.update(
       num_examples=16, num_importance_samples=8, num_steps=4
     )
@@ -169,6 +172,41 @@ def test_convert_keeps_the_old_record_and_what_it_says_of_the_run(tmp_path):
   assert new['num_classes'] == {'class': 10}
   assert new['config'] == convert_run.upgrade(old['config'])
   assert not {'pretrained_seed', 'judged_by', 'seconds_per_sample'} & set(new)
+
+
+def _old_run(smoke_run, folder, **changes):
+  """A run as the previous version left it: no steps, the old record."""
+  shutil.copytree(smoke_run, folder)
+  shutil.rmtree(folder / 'steps')
+  record = _record('digits')
+  record['config'] |= changes
+  (folder / 'run.json').write_text(json.dumps(record))
+  return folder
+
+
+def test_convert_writes_the_steps_as_this_version_does(smoke_run, tmp_path):
+  run = _old_run(smoke_run, tmp_path / 'run')
+  convert_run.convert(run)
+  files = sorted(path.name for path in (smoke_run / 'steps').iterdir())
+  assert files == sorted(path.name for path in (run / 'steps').iterdir())
+  for name in files:
+    steps = [json.loads((f / 'steps' / name).read_text()) for f in (run, smoke_run)]
+    assert steps[0] == steps[1], name
+  record = json.loads((run / 'run.json').read_text())
+  make_experiment(record['config'], run).check()
+
+
+def test_convert_of_a_run_that_borrows_needs_its_lender(smoke_run, tmp_path):
+  lender = _old_run(smoke_run, tmp_path / 'lender')
+  run = _old_run(smoke_run, tmp_path / 'run', pretrained=str(lender))
+  for stage in ('classifier', 'unimodal'):
+    shutil.rmtree(run / 'checkpoints' / stage)
+  with pytest.raises(UserError, match='A run that others use is converted before them'):
+    convert_run.convert(run)
+  assert 'stages' in json.loads((run / 'run.json').read_text())['config']
+  convert_run.convert(lender)
+  convert_run.convert(run)
+  assert {path.stem for path in (run / 'steps').iterdir()} == {'score', 'energy'}
 
 
 def test_convert_twice_is_converting_once(tmp_path):
