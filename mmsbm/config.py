@@ -9,6 +9,7 @@ import difflib
 import importlib
 import inspect
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -91,10 +92,15 @@ def find(table: Table, name: Any) -> Callable[..., Any]:
     module, _, attribute = name.partition(':')
     try:
       part = importlib.import_module(module)
-      for step in attribute.split('.'):
-        part = getattr(part, step)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as e:
+    except (ImportError, ValueError, SyntaxError) as e:
       raise UserError(f'{name!r} cannot be imported: {e}.') from e
+    for step in attribute.split('.'):
+      if not hasattr(part, step):
+        raise UserError(
+          f'{name!r} cannot be imported: {module} has no {step!r}.'
+          + nearest(step, dir(part))
+        )
+      part = getattr(part, step)
     if not callable(part):
       raise UserError(f'{name!r} is no class or function.')
     return part
@@ -112,7 +118,8 @@ def build(table: Table, spec: Mapping[str, Any], **extra: Any) -> Any:
   Args:
     table: the parts to choose from, see `find`.
     spec: `name` and the part's own arguments.
-    **extra: arguments that the program knows and the config does not.
+    **extra: arguments that the program knows and the config does not; a part takes
+      those that it has use for.
 
   Raises:
     UserError: there is no such part, or an argument is unknown or missing.
@@ -125,8 +132,7 @@ def build(table: Table, spec: Mapping[str, Any], **extra: Any) -> Any:
   signature = inspect.signature(part).parameters
   if not any(p.kind is p.VAR_KEYWORD for p in signature.values()):
     # What a part has no use for, it need not take.
-    optional = {key: value for key, value in extra.items() if key in signature}
-    extra = optional if ':' in str(name) else extra
+    extra = {key: value for key, value in extra.items() if key in signature}
   check_arguments(part, name, kwargs, extra)
   return part(**kwargs, **extra)
 
@@ -139,7 +145,16 @@ def name_of(table: Table, component: Any) -> str:
 
 
 def describe(table: Table, component: Any) -> str:
-  """Returns 'name(the arguments that differ from their defaults)' of a dataclass."""
+  """Returns 'name(the arguments that differ from their defaults)' of a dataclass.
+
+  Raises:
+    UserError: it is no dataclass, so that its arguments are not known.
+  """
+  if not dataclasses.is_dataclass(component):
+    raise UserError(
+      f'{name_of(table, component)!r} must be a frozen dataclass: results name its '
+      'arguments.'
+    )
   values = []
   for field in dataclasses.fields(component):
     value = getattr(component, field.name)
@@ -191,6 +206,13 @@ class Section(Mapping):
     """Iterates over all dictionaries under this one."""
     return ((key, self.section(key)) for key in self)
 
+  def find(self, key: str, table: Table) -> Callable[..., Any]:
+    """Returns the part whose name stands under a key; see `find`."""
+    try:
+      return find(table, self[key])
+    except UserError as e:
+      raise UserError(f'{self.place(key)}: {e}') from e
+
   def build(self, key: str, table: Table, **extra: Any) -> Any:
     """Builds the part that stands under a key; see `build`."""
     return self.section(key).make(table, **extra)
@@ -213,7 +235,8 @@ class Section(Mapping):
   def error(self, error: UserError) -> UserError:
     """Returns the error with the place of this section before its text."""
     text = str(error)
-    return error if 'config.' in text else UserError(f'{self.place("")}: {text}')
+    has_place = re.search(r'\bconfig\.', text)
+    return error if has_place else UserError(f'{self.place("")}: {text}')
 
   def at_least(self, least: float, key: str) -> Any:
     """Returns a number after a look at its size."""

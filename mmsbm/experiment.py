@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmsbm import train
-from mmsbm.config import Section, find, plain, refuse_nan
+from mmsbm.config import Section, plain, refuse_nan
 from mmsbm.data import DATASETS
 from mmsbm.evaluators import (
   EvaluationPlan,
@@ -97,7 +97,7 @@ def make_experiment(
     c['seed'],
     record and record['num_classes'],
   )
-  method = find(METHODS, c['method'])(c, problem)
+  method = c.find('method', METHODS)(c, problem)
   readers = make_readers(c.section('readers'), problem)
   stage = reader_stage(readers, c.section('readers'), problem)
   steps = (*((stage,) if stage else ()), *method.steps)
@@ -125,8 +125,10 @@ def make_experiment(
 
 
 def _open(section: Section, modalities):
-  spec = {**section, 'cache_dir': os.path.expanduser(section['cache_dir'])}
-  return Section(spec, section.path).make(DATASETS, modalities=modalities)
+  spec, extra = dict(section), {'modalities': modalities}
+  if 'cache_dir' in spec:
+    extra['cache_dir'] = os.path.expanduser(spec.pop('cache_dir'))
+  return Section(spec, section.path).make(DATASETS, **extra)
 
 
 def _identity(problem: Problem, record: Mapping[str, Any] | None) -> DataIdentity:

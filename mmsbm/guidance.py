@@ -46,6 +46,10 @@ class GuidanceInputs:
 class Guidance(GuidedLevels, abc.ABC):
   """What is added to the score of latents; subclasses define the term."""
 
+  # 'dropped': a score network that has seen modalities left out; 'energy': the step
+  # of that name; '': nothing beside the score.
+  needs = ''
+
   @abc.abstractmethod
   def term(
     self, inputs: GuidanceInputs, score: jax.Array, z: jax.Array, t: jax.Array

@@ -20,6 +20,7 @@ from mmsbm.diffusion.losses import TIME_SAMPLING
 from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
 from mmsbm.diffusion.sde import SDES
 from mmsbm.distributions import LIKELIHOODS
+from mmsbm.infra.errors import UserError
 from mmsbm.learners.autoencoder import AUTOENCODERS
 from mmsbm.methods.base import Stage, Step
 from mmsbm.modalities import KINDS
@@ -76,7 +77,15 @@ def describe(value: Any) -> Any:
     return value
   if isinstance(value, np.ndarray | jax.Array):
     return np.asarray(value).tolist()
-  return getattr(value, '__qualname__', None) or str(value)
+  if hasattr(value, '__qualname__'):
+    return value.__qualname__
+  if type(value).__repr__ is object.__repr__:
+    raise UserError(
+      f'{type(value).__module__}:{type(value).__qualname__} says nothing of its '
+      'arguments, so that the run could not be told from another one: make it a frozen '
+      'dataclass or a Flax module.'
+    )
+  return str(value)
 
 
 def _is_named(value: Any) -> bool:

@@ -159,9 +159,8 @@ class DiffusionDecoder:
       # The branch that is not taken is not computed.
       return jax.lax.cond(
         guidance.active(self.sde, t),
-        lambda: (
-          score
-          + guidance.scale * (score - self.score(variables, u, t, jnp.zeros_like(z)))
+        lambda: guidance.guided(
+          score, lambda: self.score(variables, u, t, jnp.zeros_like(z))
         ),
         lambda: score,
       )

@@ -1,6 +1,7 @@
 """Levels of a diffusion at which its score is guided, and guidance by a latent."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -57,6 +58,12 @@ class DecoderGuidance(GuidedLevels):
   The guided score is s(x, z) + scale (s(x, z) - s(x)): with exact scores, at every
   time, that of p_t(x) p_t(z | x)^(1 + scale).
   """
+
+  def guided(
+    self, score: jax.Array, dropped_score: Callable[[], jax.Array]
+  ) -> jax.Array:
+    """Returns the guided score, given s(x, z) [B, D] and what computes s(x)."""
+    return score + self.scale * (score - dropped_score())
 
 
 DECODER_GUIDANCE = {'classifier_free': DecoderGuidance}

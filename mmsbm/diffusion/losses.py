@@ -10,8 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from mmsbm.config import find
 from mmsbm.diffusion.sde import SDE
-from mmsbm.infra.errors import UserError
 
 WEIGHTINGS = {
   # The published loss: mean of (sigma score + eps)^2.
@@ -42,15 +42,13 @@ def denoising_loss(
     noise: standard normal draws [B, D].
     t: times, broadcastable to [B, D].
     sde: the process.
-    weighting: a name in WEIGHTINGS.
+    weighting: a name in WEIGHTINGS, or 'package.module:function'.
     dim_weight: weights [B, D] of the mean over dimensions, 0 for observed or
       absent ones, whose t, score and latent are then arbitrary; all 1 if None.
 
   Returns:
     Losses [B]; 0 for an example without any weight.
   """
-  if weighting not in WEIGHTINGS:
-    raise UserError(f'Unknown weighting {weighting!r}; choose from {list(WEIGHTINGS)}.')
   if dim_weight is None:
     dim_weight = jnp.ones_like(z)
   dim_weight = jnp.broadcast_to(dim_weight, z.shape).astype(z.dtype)
@@ -58,7 +56,7 @@ def denoising_loss(
   error = sde.sigma(t) * score_fn(sde.perturb(z, noise, t), t) + noise
   # Unused entries are replaced before anything that may overflow, so that their
   # gradient is 0 and not 0 * inf: at t = 0 the likelihood weight is infinite.
-  scale = WEIGHTINGS[weighting](sde, jnp.where(used, t, 1.0))
+  scale = find(WEIGHTINGS, weighting)(sde, jnp.where(used, t, 1.0))
   total = (dim_weight * scale * jnp.square(jnp.where(used, error, 0.0))).sum(-1)
   weight = dim_weight.sum(-1)
   return total / jnp.where(weight > 0, weight, 1.0)

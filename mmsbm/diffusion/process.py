@@ -20,7 +20,7 @@ class Diffusion:
     sde: the process.
     parametrization: what the network predicts, one of PARAMETRIZATIONS.
     times: draws training times, one of TIME_SAMPLING.
-    weighting: weights of the loss, a key of WEIGHTINGS.
+    weighting: weights of the loss, the name of one of WEIGHTINGS.
   """
 
   sde: SDE
@@ -77,11 +77,12 @@ FIELDS = ('sde', 'parametrization', 'times', 'weighting')
 
 def make_diffusion(section: Section) -> Diffusion:
   """Builds a diffusion from the four fields of a section."""
+  section.find('weighting', WEIGHTINGS)
   return Diffusion(
     sde=section.build('sde', SDES),
     parametrization=section.build('parametrization', PARAMETRIZATIONS),
     times=section.build('times', TIME_SAMPLING),
-    weighting=section.choice('weighting', WEIGHTINGS),
+    weighting=section['weighting'],
   )
 
 

@@ -13,7 +13,7 @@ from mmsbm.infra.errors import UserError
 from mmsbm.learners.classifier import Classifier
 from mmsbm.methods.base import Stage, make_training
 from mmsbm.metrics.base import Reading
-from mmsbm.modalities import Modality
+from mmsbm.modalities import Image, Modality
 from mmsbm.nn.classifiers import CLASSIFIERS
 from mmsbm.nn.inception import load_inception
 
@@ -206,7 +206,7 @@ def make_inception(
     for m in problem.modalities
     if len(m.shape) == 3 and m.shape[-1] in (1, 3) and m.kind.dtype == np.uint8
   ]
-  images = [m.name for m in problem.modalities if m.kind_name == 'image']
+  images = [m.name for m in problem.modalities if isinstance(m.kind, Image)]
   names = modalities or tuple(name for name in images if name in pictures)
   names = _chosen(names, problem.modalities, name)
   for modality in names:

@@ -85,3 +85,7 @@ def make_optimizer(
       )
     )
   return optax.with_extra_args_support(optax.chain(*parts))
+
+
+# Each takes num_steps and the arguments of the config.
+OPTIMIZERS = {'adamw': make_optimizer}

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmsbm.config import find
 from mmsbm.distributions import POSTERIORS, Posterior
 from mmsbm.infra.rng import fold_in_name
 from mmsbm.learners.base import masked_mean
@@ -145,7 +146,7 @@ class JointVAE:
     if not self.private_dim:
       return None
     log_var = self.network.apply(variables, method='auxiliary')
-    return POSTERIORS[self.family](jnp.zeros_like(log_var), log_var)
+    return find(POSTERIORS, self.family)(jnp.zeros_like(log_var), log_var)
 
   def loss(self, variables, frozen, batch, rngs, *, train):
     """See `Learner.loss`; the mean is over the examples that have any modality."""
@@ -157,7 +158,7 @@ class JointVAE:
     moments, updated = network.apply(
       variables, x, train, method='encode', mutable=mutable, rngs=rng
     )
-    shared, private = self.split(POSTERIORS[self.family](*moments))
+    shared, private = self.split(find(POSTERIORS, self.family)(*moments))
     mutables = {name: updated.get(name, variables[name]) for name in mutable}
     weights = jnp.asarray(self.weights or (1.0,) * len(x))
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmsbm.config import find
 from mmsbm.diffusion.process import Diffusion
 from mmsbm.diffusion.sde import SDE
 from mmsbm.distributions import POSTERIORS
@@ -136,7 +137,7 @@ class LatentScore:
     z, present = batch['z'], batch['present']
     if 'spread' in batch:
       key = fold_in_name(rngs['noise'], 'posterior')
-      family = POSTERIORS[self.family]
+      family = find(POSTERIORS, self.family)
       z = family(z, 2 * jnp.log(batch['spread'])).sample(key)
     keys = jax.random.split(rngs['condition'], 3)
     if 'paired' in batch:

@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from clu import parameter_overview
 
 from mmsbm.config import Section
 from mmsbm.infra.errors import UserError
-from mmsbm.infra.optim import make_optimizer
+from mmsbm.infra.optim import OPTIMIZERS
 from mmsbm.infra.rng import fold_in_name
 from mmsbm.learners.base import Learner, Training, init_state, train_step
 from mmsbm.models.base import HasLatents, MultimodalModel, Reconstructs, SampleKeys
@@ -108,9 +109,12 @@ def make_training(section: Section, learner: Learner, key: jax.Array) -> Trainin
       f'{jax.device_count()} devices.'
     )
   optimizer = section.section('optimizer')
+  named = Section({'name': 'adamw', **optimizer}, optimizer.path)
   return Training(
     learner=learner,
-    optimizer=optimizer.call(make_optimizer, num_steps=num_steps),
+    optimizer=optax.with_extra_args_support(
+      named.make(OPTIMIZERS, num_steps=num_steps)
+    ),
     ema_decay=section['ema_decay'],
     num_steps=num_steps,
     batch_size=batch_size,
@@ -178,6 +182,14 @@ def dry_run(steps: Iterable[Step], model: MultimodalModel) -> dict[str, int]:
 
 def _dry_run_model(model: MultimodalModel, variables: PyTree) -> None:
   """Encodes, samples, reconstructs and decodes two rows without computing them."""
+  for sampling in model.samplings:
+    model.describe(sampling)
+    unknown = model.uses(sampling) - variables.keys()
+    if unknown:
+      raise UserError(
+        f'config.samplings.{sampling} needs the step {min(unknown)!r}, which this run '
+        f'does not have; its steps are {sorted(variables)}.'
+      )
   rows = 2
   x = tuple(
     jax.ShapeDtypeStruct((rows, *m.shape), np.dtype(m.kind.dtype))

@@ -6,7 +6,7 @@ Steps: joint [-> latents [-> score] [-> mixtures]].
 import jax.numpy as jnp
 import numpy as np
 
-from mmsbm.config import Section, nearest
+from mmsbm.config import Section, find, name_of, nearest
 from mmsbm.diffusion.guided_levels import DECODER_GUIDANCE, DecoderGuidance
 from mmsbm.distributions import POSTERIORS
 from mmsbm.infra.errors import UserError
@@ -30,7 +30,7 @@ from mmsbm.methods.score_based import decoder_sampler
 from mmsbm.models.gaussian_mixture import fit_gaussian_mixture
 from mmsbm.models.joint_vae import JointModel
 from mmsbm.models.priors import PRIORS, LatentPrior
-from mmsbm.objectives import OBJECTIVES
+from mmsbm.objectives import OBJECTIVES, Objective
 
 # Enough examples to fit a mixture.
 _MIXTURE_EXAMPLES = 10_000
@@ -69,7 +69,7 @@ def make(c: Section, problem: Problem) -> Method:
   )
   mixtures = _mixtures(priors, learner, problem)
   steps: list[Stage | Derived] = [joint]
-  if score or mixtures:
+  if score or mixtures or any('latents' in prior.needs for prior in priors.values()):
     steps.append(_latents(model, layout, problem))
   steps += [step for step in (score, mixtures) if step]
   return Method(steps=tuple(steps), model=model, main='joint')
@@ -98,8 +98,8 @@ def _learner(section: Section, problem: Problem) -> JointVAE:
   return JointVAE(
     codecs=codecs,
     objective=objective,
-    family=section.choice('family', objective.families),
-    private_dim=_private_dim(section, codecs),
+    family=_family(section, objective),
+    private_dim=_private_dim(section, objective, codecs),
     weights=tuple(
       factor * weights.get(name, 1.0)
       for name, factor in zip(problem.names, factors, strict=True)
@@ -107,7 +107,17 @@ def _learner(section: Section, problem: Problem) -> JointVAE:
   )
 
 
-def _private_dim(section: Section, codecs: tuple[Codec, ...]) -> int:
+def _family(section: Section, objective: Objective) -> str:
+  """Returns the name of the posteriors, which the objective must be defined for."""
+  if objective.families is not None:
+    return section.choice('family', objective.families)
+  section.find('family', POSTERIORS)
+  return section['family']
+
+
+def _private_dim(
+  section: Section, objective: Objective, codecs: tuple[Codec, ...]
+) -> int:
   """Returns the size of private latents after a look at all sizes."""
   private, sizes = section['private_dim'], {codec.latent_dim for codec in codecs}
   if len(sizes) > 1:
@@ -115,11 +125,15 @@ def _private_dim(section: Section, codecs: tuple[Codec, ...]) -> int:
       f'{section.place("networks")}: a joint VAE has one latent for all modalities: '
       f'their latent_dim must be the same, not {sorted(sizes)}.'
     )
-  is_split = section.section('objective')['name'] == 'mmvaeplus'
-  if (private > 0) != is_split or not 0 <= private < min(sizes):
+  if (private > 0) != objective.has_private or not 0 <= private < min(sizes):
+    name = name_of(OBJECTIVES, objective)
     raise UserError(
-      f'{section.place("private_dim")}={private}: mmvaeplus needs a part of latent_dim='
-      f'{min(sizes)}, and only mmvaeplus has one.'
+      f'{section.place("private_dim")}={private}: '
+      + (
+        f'{name!r} needs a part of latent_dim={min(sizes)}.'
+        if objective.has_private
+        else f'{name!r} has no private part, only mmvaeplus has one; set it to 0.'
+      )
     )
   return private
 
@@ -139,8 +153,7 @@ def _decoder_guidance(c: Section, codecs: tuple[Codec, ...]) -> DecoderGuidance 
 
 def _prior(section: Section, score) -> LatentPrior:
   section.known(('prior',))
-  extra = {'score': score} if section.section('prior')['name'] == 'score' else {}
-  return section.build('prior', PRIORS, **extra)
+  return section.build('prior', PRIORS, score=score)
 
 
 def _latents(model: JointModel, layout: LatentLayout, problem: Problem) -> Derived:
@@ -193,7 +206,7 @@ def _mixtures(priors, learner: JointVAE, problem: Problem) -> Derived | None:
     rng = np.random.default_rng(problem.seed)
     rows = rng.permutation(np.flatnonzero(stored['present']))[:_MIXTURE_EXAMPLES]
     log_var = 2 * np.log(stored['spread'][rows])
-    q = POSTERIORS[learner.family](stored['z'][rows], log_var)
+    q = find(POSTERIORS, learner.family)(stored['z'][rows], log_var)
     z = np.asarray(q.sample(fold_in_name(problem.key, 'mixture')))
     return {
       key: fit_gaussian_mixture(z, number, problem.seed)

@@ -1,12 +1,13 @@
 """The stage that both families share: a score model of standardised latents."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from mmsbm.config import Section
+from mmsbm.config import Section, name_of
 from mmsbm.diffusion.process import make_diffusion
 from mmsbm.infra.errors import UserError
 from mmsbm.latents import LatentLayout
@@ -23,7 +24,7 @@ def score_stage(
   arrays: tuple[str, ...] = (),
   family: str = 'normal',
   source: Callable[[Inputs], Any] | None = None,
-  check: Callable[[], None] = no_check,
+  check: Callable[[LatentScore], None] | None = None,
 ) -> Stage:
   """Returns the stage 'score', which learns what the step 'latents' holds.
 
@@ -34,7 +35,7 @@ def score_stage(
     arrays: names of what a batch has beside z and present.
     family: of latents that are distributions, see `LatentScore`.
     source: see `Stage`; `standardised` by default.
-    check: see `Stage`.
+    check: see `Stage`; it is given the learner.
   """
   learner = LatentScore(
     network=section.build('network', SCORE_NETS, dims=layout.dims),
@@ -45,9 +46,10 @@ def score_stage(
     loss_scaling=section['loss_scaling'],
     family=family,
   )
-  if knows_one_time(section) and learner.condition_probability > 0:
+  if knows_one_time(learner) and learner.condition_probability > 0:
     raise UserError(
-      "the score network 'unet' knows one time for all modalities: set "
+      f'the score network {name_of(SCORE_NETS, learner.network)!r} knows one time for '
+      'all modalities: set '
       f'{section.place("condition_probability")}=0 and another conditioning, e.g. '
       "'noised'."
     )
@@ -57,13 +59,13 @@ def score_stage(
     example=latent_example(layout, *arrays),
     needs=('latents',),
     source=source or standardised,
-    check=check,
+    check=functools.partial(check, learner) if check else no_check,
   )
 
 
-def knows_one_time(section: Section) -> bool:
+def knows_one_time(score: LatentScore) -> bool:
   """Returns whether the score network is told one time for all modalities."""
-  return section.section('network')['name'] == 'unet'
+  return getattr(score.network, 'knows_one_time', False)
 
 
 def latent_example(layout: LatentLayout, *arrays: str) -> dict[str, np.ndarray]:

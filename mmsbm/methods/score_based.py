@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from mmsbm.config import Section, nearest
+from mmsbm.config import Section, name_of, nearest
 from mmsbm.diffusion.losses import TIME_SAMPLING
 from mmsbm.guidance import GUIDANCE, Guidance
 from mmsbm.infra.errors import UserError
@@ -40,6 +40,7 @@ from mmsbm.methods.latent_diffusion import (
 from mmsbm.methods.problem import Problem
 from mmsbm.models.score_based import ScoreBasedModel, ScoreSampling, encode_means
 from mmsbm.nn.energy_nets import ENERGY_NETS
+from mmsbm.nn.score_nets import SCORE_NETS
 from mmsbm.samplers import CONDITIONING, SAMPLERS
 
 
@@ -140,7 +141,7 @@ def _latents(
   )
 
 
-def _check_pairs(section: Section, problem: Problem) -> None:
+def _check_pairs(section: Section, problem: Problem, score: LatentScore) -> None:
   """Refuses a share of paired tuples, or a network, that the data do not allow."""
   present, fraction = problem.present, section['paired_fraction']
   if not (fraction <= 1 and round(fraction * len(present)) > 0):
@@ -149,8 +150,9 @@ def _check_pairs(section: Section, problem: Problem) -> None:
       f'{len(present)} tuples paired, and be at most 1.'
     )
   holes = not present.all() or (fraction < 1 and section['use_unpaired'])
-  if knows_one_time(section) and holes:
-    raise UserError("the score network 'unet' cannot learn from missing modalities.")
+  if knows_one_time(score) and holes:
+    name = name_of(SCORE_NETS, score.network)
+    raise UserError(f'the score network {name!r} cannot learn from missing modalities.')
 
 
 def _pairs(section: Section, problem: Problem, inputs: Inputs) -> dict[str, np.ndarray]:
@@ -242,27 +244,29 @@ def _sampling(
     guidance = (spec.make(GUIDANCE),)
   else:
     guidance = tuple(part.make(GUIDANCE) for _, part in spec.sections() if part)
+  conditioning = section.build('conditioning', CONDITIONING)
   sees_observed = score.condition_probability > 0
-  if section.section('conditioning')['name'] == 'time_zero' and not sees_observed:
+  if conditioning.needs_observed and not sees_observed:
     raise UserError(
-      f"{section.place('conditioning')}: 'time_zero' needs a network that has seen "
-      'observed modalities: config.score.condition_probability must be positive.'
+      f'{section.place("conditioning")}: {name_of(CONDITIONING, conditioning)!r} needs '
+      'a network that has seen observed modalities: '
+      'config.score.condition_probability must be positive.'
     )
   for term in guidance:
     # Only rows that would show something drop it.
     if term.needs == 'dropped' and not (sees_observed and score.drop_probability > 0):
       raise UserError(
-        f"{section.place('guidance')}: 'classifier_free' needs a network that has seen "
-        'modalities left out: config.score.drop_probability and condition_probability '
-        'must be positive.'
+        f'{section.place("guidance")}: {name_of(GUIDANCE, term)!r} needs a network '
+        'that has seen modalities left out: config.score.drop_probability and '
+        'condition_probability must be positive.'
       )
     if term.needs == 'energy' and energy is None:
       raise UserError(
-        f"{section.place('guidance')}: 'energy' needs a trained energy: a section "
-        'config.energy, see `energy` in mmsbm/configs.'
+        f'{section.place("guidance")}: {name_of(GUIDANCE, term)!r} needs a trained '
+        'energy: a section config.energy, see `energy` in mmsbm/configs.'
       )
   return ScoreSampling(
     sampler=section.build('sampler', SAMPLERS),
-    conditioning=section.build('conditioning', CONDITIONING),
+    conditioning=conditioning,
     guidance=guidance,
   )

@@ -7,7 +7,7 @@ have), named 'package.module:Class' in the config.
 from collections.abc import Mapping
 from typing import Any
 
-from mmsbm.config import check_arguments, find
+from mmsbm.config import check_arguments
 from mmsbm.infra.errors import UserError
 from mmsbm.modalities import base
 from mmsbm.modalities.attributes import Attributes
@@ -60,7 +60,7 @@ def _make(name: str, section: Any) -> Modality:
       f'config.{section.path}.kind is {kind_name!r}; it must be the name of a kind, '
       f"whose arguments stand beside it: {name}=dict(kind='label', num_classes=10)."
     )
-  kind_class = find(KINDS, kind_name)
+  kind_class = section.find('kind', KINDS)
   arguments = {key: value for key, value in section.items() if key != 'kind'}
   check_arguments(kind_class, section.path, arguments, {})
   try:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mmsbm.config import find
 from mmsbm.diffusion.guided_levels import DecoderGuidance
 from mmsbm.distributions import POSTERIORS, Posterior
 from mmsbm.guidance import num_evaluations
@@ -85,7 +86,7 @@ class JointModel:
 
   def experts(self, variables, encoded, observed) -> Experts:
     """Returns what the encoders say, of which the observed modalities [B, M] count."""
-    family = POSTERIORS[self.learner.family]
+    family = find(POSTERIORS, self.learner.family)
     posterior = family(encoded['mean'], encoded['log_var'])
     shared, private = self.learner.split(posterior)
     auxiliary = self.learner.auxiliary(variables['joint'])

@@ -103,6 +103,8 @@ class UNet(nn.Module):
   multipliers: tuple[int, ...] = (1, 2, 2, 2)
   time_scale: float = 1.0
 
+  knows_one_time = True
+
   @nn.compact
   def __call__(
     self, z: jax.Array, t: jax.Array, role: jax.Array, train: bool

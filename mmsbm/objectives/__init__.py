@@ -4,7 +4,7 @@ Each is a frozen dataclass of numbers, see `base.Objective`. All take a row of i
 for what is present, and one call, compiled once, serves every pattern.
 """
 
-from mmsbm.objectives.base import Experts
+from mmsbm.objectives.base import Experts, Objective
 from mmsbm.objectives.mixtures import MMJSD, MMVAE, Hoelder, MMVAEPlus, MoPoE
 from mmsbm.objectives.products import MVAE, MVTCAE
 
@@ -18,4 +18,4 @@ OBJECTIVES = {
   'mvtcae': MVTCAE,
 }
 
-__all__ = ['OBJECTIVES', 'Experts']
+__all__ = ['OBJECTIVES', 'Experts', 'Objective']

@@ -34,7 +34,15 @@ class Experts:
 
 
 class Objective(Protocol):
-  """A joint VAE: how experts make a posterior, and the bound that trains it."""
+  """A joint VAE: how experts make a posterior, and the bound that trains it.
+
+  Attributes:
+    families: names of the posteriors that it is defined for; None for any.
+    has_private: whether modalities have private latents.
+  """
+
+  families: tuple[str, ...] | None
+  has_private: bool
 
   def __call__(
     self, key: jax.Array, experts: Experts, log_likelihood: LogLikelihood

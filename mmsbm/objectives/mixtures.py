@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,8 @@ from mmsbm.objectives.products import Product
 class Mixture:
   """A posterior that is the mean of the experts: of a row it is one of them."""
 
-  families = ('normal',)
+  families: ClassVar[tuple[str, ...] | None] = ('normal',)
+  has_private: ClassVar[bool] = False
 
   def posterior(self, keys, experts):
     members = experts.present
@@ -164,6 +166,7 @@ class Hoelder:
   max_pairs: int = 45
 
   families = ('normal',)
+  has_private = False
 
   def __post_init__(self):
     require('max_pairs', self.max_pairs, self.max_pairs >= 1)
@@ -263,7 +266,7 @@ class MMVAE(Mixture):
   estimator: str = 'iwae'
   beta: float = 1.0
 
-  families = ('normal', 'laplace')
+  families = None
 
   def __post_init__(self):
     require('num_samples', self.num_samples, self.num_samples >= 1)
@@ -341,6 +344,8 @@ class MMVAEPlus(MMVAE):
     w = p(x_m|z, w_m) prod_{n != m} p(x_n|z, w_n)
         (p(z) p(w_m) / (q(z|X) q(w_m|x_m)))^beta.
   """
+
+  has_private = True
 
   def draws(self, key, experts):
     """(z [K, M, B, d], w [K, M, B, M, p])."""

@@ -13,6 +13,7 @@ class Product:
   """A posterior that is one Gaussian, which no key chooses."""
 
   families = ('normal',)
+  has_private = False
 
   def log_density(self, experts, z):
     return self.posterior(None, experts).log_prob(z)

@@ -23,6 +23,8 @@ class Clean:
 
   # Whether observed latents are shown with the noise of the common time.
   shows_noise = False
+  # Whether the network must have been trained with some modalities observed.
+  needs_observed = False
 
   @property
   def resampling(self) -> Resampling | None:
@@ -132,6 +134,8 @@ class TimeZero(Clean):
   For a network trained with a time per modality: it then is the exact score of
   the conditional distribution, and sampling has no imputation error.
   """
+
+  needs_observed = True
 
   def times(self, t, observed):
     return jnp.where(observed, 0.0, t)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmsbm.config import Section
+from mmsbm.config import Section, find
 from mmsbm.experiment import make_experiment
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.rng import row_keys
@@ -146,15 +146,17 @@ def scaling(
 
   Args:
     config: gives the first modality, which all others copy, and the batch size.
-    networks: names in SCORE_NETS.
+    networks: names in SCORE_NETS, or 'package.module:Class'.
     numbers: of modalities, 1 or more of them, in the order in which to measure them.
 
   Raises:
     UserError: a name or a number that cannot be.
   """
   for name in networks:
-    if name not in SCORE_NETS:
-      raise UserError(f'--networks={name} is not one of {sorted(SCORE_NETS)}.')
+    try:
+      find(SCORE_NETS, name)
+    except UserError as e:
+      raise UserError(f'--networks: {e}') from e
   if not numbers or min(numbers) < 1:
     raise UserError(f'--num_modalities={list(numbers)} must be positive numbers.')
   size = config['score']['batch_size']
