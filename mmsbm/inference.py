@@ -18,6 +18,25 @@ PyTree = Any
 Examples = tuple[np.ndarray, ...]
 
 
+def _padded(size: int, chunk_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Covers all rows in chunks of one length that the devices can share."""
+  devices = jax.device_count()
+  rounded = max(devices, -(-size // devices) * devices)
+  return padded_chunks(size, min(chunk_size, rounded))
+
+
+def _short(size: int, chunk_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Covers all rows; the last chunk is short, not padded."""
+  if size % jax.device_count():
+    raise UserError(
+      f'a sampler with batch_norms cannot split {size} rows over '
+      f'{jax.device_count()} devices.'
+    )
+  for start in range(0, size, chunk_size):
+    indices = np.arange(start, min(start + chunk_size, size))
+    yield indices, np.ones(len(indices), bool)
+
+
 class Inference:
   """A model with its variables, ready to encode, sample and decode.
 
@@ -86,10 +105,8 @@ class Inference:
     sampling = sampling or self.default
     size = len(observed)
     rows = np.arange(size) if rows is None else np.asarray(rows)
-    chunks = self._chunks(size)
-    if self.model.couples_rows(sampling):
-      # The last batch is short, not padded with rows that the others would see.
-      chunks = self._short_chunks(size)
+    # Rows that see each other must not see padding.
+    chunks = _short if self.model.couples_rows(sampling) else _padded
 
     def run(_, tree):
       encoded, observed, rows = tree
@@ -203,26 +220,11 @@ class Inference:
       raise UserError(message.format(names=bad))
     return x
 
-  def _map(self, fn: Callable, tree: PyTree, chunks: Iterator | None = None) -> PyTree:
+  def _map(self, fn: Callable, tree: PyTree, chunks: Callable = _padded) -> PyTree:
     """Applies fn(rows, part) to parts of arrays [N, ...] and joins what it returns."""
     size, out = len(jax.tree.leaves(tree)[0]), []
-    for indices, mask in chunks or self._chunks(size):
+    for indices, mask in chunks(size, self.chunk_size):
       part = jax.tree.map(lambda a, i=indices: np.asarray(a[i]), tree)
       done = jax.device_get(fn(indices, sharding.put_batch(part, self.mesh)))
       out.append(jax.tree.map(lambda a, m=mask: a[m], done))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *out)
-
-  def _chunks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    devices = jax.device_count()
-    rounded = max(devices, -(-size // devices) * devices)
-    return padded_chunks(size, min(self.chunk_size, rounded))
-
-  def _short_chunks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if size % jax.device_count():
-      raise UserError(
-        f'a sampler with batch_norms cannot split {size} rows over '
-        f'{jax.device_count()} devices.'
-      )
-    for start in range(0, size, self.chunk_size):
-      indices = np.arange(start, min(start + self.chunk_size, size))
-      yield indices, np.ones(len(indices), bool)
