@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
-
 from mmsbm.build import build, nearest
+
 from mmsbm.infra.errors import UserError
 from mmsbm.nn.encoders import ENCODERS
 

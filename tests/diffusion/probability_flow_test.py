@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mmsbm.evaluators.probability_flow import ProbabilityFlow
 
 from mmsbm.diffusion.sde import SDES, VE, VP, SubVP
-from mmsbm.evaluators.probability_flow import ProbabilityFlow
 from mmsbm.infra.errors import UserError
 
 MEAN = np.array([0.5, -1.0, 0.3, 0.8])

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from mmsbm.generate import Generator
 
 from mmsbm.diffusion.decoder import DiffusionDecoder
 from mmsbm.diffusion.guided_levels import DecoderGuidance
 from mmsbm.diffusion.parametrization import EDM
 from mmsbm.diffusion.sde import VE
 from mmsbm.distributions import Normal
-from mmsbm.generate import Generator
 from mmsbm.infra import sharding
 from mmsbm.infra.errors import UserError
 from mmsbm.latents import LatentLayout

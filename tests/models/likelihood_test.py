@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mmsbm.evaluators.probability_flow import ProbabilityFlow
 
 from mmsbm.diffusion.parametrization import EDM
 from mmsbm.diffusion.sde import VE
@@ -19,7 +20,6 @@ from mmsbm.evaluators.likelihood import (
   latent_log_prob,
   vae_log_weights,
 )
-from mmsbm.evaluators.probability_flow import ProbabilityFlow
 from mmsbm.latents import OBSERVED, LatentLayout
 from mmsbm.learners.autoencoder import VAE
 from mmsbm.learners.joint_vae import JointVAE

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mmsbm.generate import Generator
 
 from mmsbm.diffusion.losses import UniformTimes
 from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
 from mmsbm.diffusion.sde import VE, VP
 from mmsbm.distributions import Normal
-from mmsbm.generate import Generator
 from mmsbm.guidance import ClassifierFree, Energy
 from mmsbm.infra import sharding
 from mmsbm.latents import MISSING, LatentLayout

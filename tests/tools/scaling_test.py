@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from configs import digits
-from mmsbm import scaling
-from mmsbm.experiment import Experiment
 from mmsbm.infra.errors import UserError
+from mmsbm.tools import scaling
 
 
 def test_cost_of_a_matrix_product():
@@ -53,16 +52,16 @@ def test_what_a_step_returns_is_what_the_next_one_gets(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def experiment(tmp_path_factory):
-  config = digits.get_config('smoke').to_dict()
+def config():
+  out = digits.get_config('smoke').to_dict()
   small = {'num_blocks': 1, 'token_width': 16, 'hub_width': 32}
-  config['score'] |= {'network': {'name': 'hub', **small}, 'batch_size': 16}
-  return Experiment(config, tmp_path_factory.mktemp('work'))
+  out['score'] |= {'network': {'name': 'hub', **small}, 'batch_size': 16}
+  return out
 
 
 @pytest.mark.slow
-def test_rows_are_per_example_and_end_with_ratios(experiment):
-  low, high, ratio = scaling.scaling(experiment, ['hub'], [2, 8])
+def test_rows_are_per_example_and_end_with_ratios(config):
+  low, high, ratio = scaling.scaling(config, ['hub'], [2, 8])
   assert (low['modalities'], high['modalities']) == (2, 8)
   assert ratio['modalities'] == '8/2' and ratio['network'] == 'hub'
   for key in low:
@@ -80,19 +79,19 @@ def test_rows_are_per_example_and_end_with_ratios(experiment):
   )
 
 
-def test_mistakes(experiment):
+def test_mistakes(config):
   for networks, numbers, message in (
     (['hubs'], [2], "--networks=hubs is not one of \\['hub'"),
     (['hub'], [], 'must be positive'),
     (['hub'], [0, 2], 'must be positive'),
   ):
     with pytest.raises(UserError, match=message):
-      next(scaling.scaling(experiment, networks, numbers))
+      next(scaling.scaling(config, networks, numbers))
 
 
-def test_a_network_other_than_the_configs_has_its_defaults(experiment):
-  assert scaling.network_spec(experiment, 'mlp') == {'name': 'mlp'}
-  assert scaling.network_spec(experiment, 'hub')['token_width'] == 16
+def test_a_network_other_than_the_configs_has_its_defaults(config):
+  assert scaling.network_spec(config, 'mlp') == {'name': 'mlp'}
+  assert scaling.network_spec(config, 'hub')['token_width'] == 16
 
 
 def test_table():

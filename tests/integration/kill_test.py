@@ -39,31 +39,39 @@ def get_config(arg=None):
   method = 'diff_mvae' if arg == 'joint' else 'sbm_vae'
   c = digits.get_config(f'smoke,modalities=3,method={method}').to_dict()
   small = dict(name='mlp', widths=(8,))
-  for size, modality in enumerate(c['modalities'].values(), start=2):
+  networks = c['joint' if arg == 'joint' else 'unimodal']['networks']
+  for size, codec in enumerate(networks.values(), start=2):
     if arg != 'joint':
-      modality.update(encoder=small, decoder=small, latent_dim=size)
+      codec.update(encoder=small, decoder=small, latent_dim=size)
     elif size > 2:
-      modality.update(encoder=small, decoder=small)
+      codec.update(encoder=small, decoder=small)
     else:
-      modality['decoder']['network'].update(width=8, num_layers=1)
-  patch = dict(name='patch', patch=8, width=4, num_layers=1, dropout=0.1)
-  c['classifier']['network'] = patch
+      codec['decoder']['network'].update(width=8, num_layers=1)
+  reader = c['readers']['digit']
+  reader['network'] = dict(name='patch', patch=8, width=4, num_layers=1, dropout=0.1)
   c['score']['network'] = dict(name='mlp', width=8, num_blocks=1, expansion=1)
   c['data'].update(num_train=96, num_val=16, num_test=32)
+  sampling = c['samplings']['default']
+  c['samplings'] = {'default': sampling}
+  few = dict(name='dpm_solver', num_steps=2)
   if arg == 'energy':
     c['energy']['network'].update(width=8, num_blocks=1, features=4)
   elif arg == 'score':
-    c['stages'], c['guidance'] = ('classifier', 'unimodal', 'score'), {}
-  for stage in c['stages']:
-    c[stage].update(num_steps=6, batch_size=8, ema_decay=0.9)
+    c['energy'] = {}
+    sampling.update(sampler=few, guidance={})
+  else:
+    sampling['prior']['sampler'] = few
+  steps = (c.get(name) for name in ('unimodal', 'joint', 'score', 'energy'))
+  for section in (reader, *filter(None, steps)):
+    section.update(num_steps=6, batch_size=8, ema_decay=0.9)
   c['loop'].update(block_steps=1, checkpoint_every_steps=2)
-  c['evaluate'].update(num_examples=30, max_subsets=2, chunk_size=30)
-  c['evaluate']['precision_recall'] = False
-  if arg != 'energy':
-    c['sampler'] = dict(name='dpm_solver', num_steps=2)
-  c['evaluate']['linear_probe'] = 0
-  c['compare'] = {}
-  c['sample'].update(num_examples=2, num_samples=1)
+  c['evaluate'].update(num_examples=30, chunk_size=30)
+  for name in ('precision', 'recall'):
+    del c['evaluate']['metrics'][name]
+  evaluators = c['evaluate']['evaluators']
+  evaluators['conditional']['max_subsets'] = 2
+  evaluators['linear_probe']['num_train'] = 0
+  evaluators['samples'].update(num_examples=2, num_samples=1)
   return ml_collections.ConfigDict(c)
 '''
 
@@ -71,7 +79,7 @@ def get_config(arg=None):
 ZYGOTE = """
 import json, os, signal, sys, warnings
 warnings.simplefilter('ignore')
-from mmsbm import evaluate, main, report, sample, train
+from mmsbm import experiment, main, report, trained
 from mmsbm.infra import checkpoints
 
 CHANGES = ('os.rename', 'os.remove', 'os.mkdir', 'os.rmdir', 'shutil.rmtree')
@@ -206,7 +214,9 @@ def state(place):
   for path in sorted((run / 'samples').glob('*.npz')):
     with np.load(path) as stored:
       out |= {f'{path.name} {k}': stored[k].tobytes() for k in stored.files}
+    out[f'{path.stem}.json'] = path.with_suffix('.json').read_text()
     assert path.with_suffix('.png').exists()
+  out |= {f'steps {p.name}': p.read_text() for p in (run / 'steps').iterdir()}
   out['pages'] = sorted(p.name for p in (run / 'report').glob('*.html'))
   return out
 

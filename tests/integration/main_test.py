@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from mmsbm import main
+from mmsbm import record as record_lib
 from mmsbm.infra import files
 
 ROOT = pathlib.Path(main.__file__).parents[1]
@@ -56,8 +57,9 @@ def rows_of(path):
 
 def test_a_run_leaves_what_the_readme_promises(smoke_run):
   record = json.loads((smoke_run / 'run.json').read_text())
-  trained = {f'train {stage}' for stage in record['config']['stages']}
-  assert len(trained) == 4
+  stages = ('classifier', 'unimodal', 'score', 'energy')
+  trained = {f'train {stage}' for stage in stages}
+  assert set(record['steps']) == {*stages, 'latents'}
   assert set(record['timings']) == trained | {'data', 'evaluate', 'sample', 'report'}
   assert all(seconds >= 0 for seconds in record['timings'].values())
   learners = {f'unimodal/m{i}' for i in range(3)}
@@ -70,7 +72,9 @@ def test_a_run_leaves_what_the_readme_promises(smoke_run):
     'classifier_accuracy', 'reconstruction', 'coherence', 'joint_coherence', 'frechet',
   }  # fmt: skip
   names = {p.name for p in (smoke_run / 'samples').iterdir()}
-  assert {'unconditional.npz', 'unconditional.png', 'reconstruction.npz'} <= names
+  assert {'unconditional.npz', 'unconditional.json', 'unconditional.png'} <= names
+  assert {'reconstruction.npz', 'given_any.json'} <= names
+  assert {p.stem for p in (smoke_run / 'steps').iterdir()} == set(stages)
   page = (smoke_run / 'report' / 'index.html').read_text()
   assert '</html>' in page
   litter = [p for p in smoke_run.rglob('.*') if p.name != '.lock']
@@ -93,11 +97,11 @@ def test_the_same_command_again_repeats_nothing(program, smoke_run, tmp_path, ca
   assert program(*arguments) == 0
   assert 'train' not in capfd.readouterr().err
   changed = {
-    p.relative_to(workdir).parts[0]
-    for p, t in times.items()
-    if p.stat().st_mtime_ns != t
+    str(p.relative_to(workdir)) for p, t in times.items() if p.stat().st_mtime_ns != t
   }
-  assert changed <= {'run.json', 'results.jsonl', 'report', '.lock'}
+  assert changed <= {
+    'run.json', 'results.jsonl', 'evaluation/metrics.json', 'report/index.html', '.lock'
+  }  # fmt: skip
   assert (workdir / 'results.jsonl').read_bytes() == results
 
 
@@ -131,16 +135,21 @@ def test_a_mistake_on_the_command_line(
 @pytest.mark.parametrize(
   ('override', 'message'),
   [
-    ('classifier.batch_size=0', 'config.classifier.batch_size is 0'),
-    ('classifier.num_steps=-1', 'config.classifier.num_steps is -1'),
+    ('readers.digit.batch_size=0', 'config.readers.digit.batch_size is 0'),
+    ('readers.digit.num_steps=-1', 'config.readers.digit.num_steps is -1'),
     ('loop.block_steps=0', 'config.loop.block_steps is 0'),
     ('data.name=digts', "Did you mean 'digits'"),
     ('data.image_size=8', 'image_size'),
-    ('modalities.m0.shape=(8,8,3)', 'the train examples have shape'),
+    ('modalities.m0.shape=(8,8,3)', "modality 'm0': examples have shape"),
     ('modalities.m0.kind=pictures', "unknown component 'pictures'"),
-    ('modalities.m0.likelihood.name=gauss', "unknown component 'gauss'"),
-    ('modalities.m0.encoder.name=pach', "Did you mean 'patch'"),
-    ('classifier.network.name=resnt', 'unknown component'),
+    ('unimodal.networks.m0.likelihood.name=gauss', "unknown component 'gauss'"),
+    ('unimodal.networks.m0.encoder.name=pach', "Did you mean 'patch'"),
+    ('readers.digit.network.name=resnt', 'unknown component'),
+    ('readers.digit.annotation=colour', "no annotation 'colour'"),
+    ('method=mopoe', 'needs a section config.joint'),
+    ('train_only=unimodal/m7', "no step or learner 'unimodal/m7'"),
+    ('borrow.unimodal=nowhere', 'config.borrow.unimodal=nowhere'),
+    ('seed=nan', 'seed'),
   ],
 )
 def test_a_mistake_in_the_config(refused, tmp_path, override, message):
@@ -160,18 +169,32 @@ def altered(smoke_run, tmp_path):
 @pytest.mark.parametrize(
   ('mode', 'override', 'message'),
   [
-    ('evaluate', 'sampler.name=dpm_solvr', "Did you mean 'dpm_solver'"),
-    ('evaluate', 'conditioning.name=cleen', "Did you mean 'clean'"),
+    ('evaluate', 'samplings.default.sampler.name=dpm_solvr', "mean 'dpm_solver'"),
+    ('evaluate', 'samplings.default.conditioning.name=cleen', "Did you mean 'clean'"),
     ('evaluate', 'evaluate.split=tset', "config.evaluate.split='tset' is not one of"),
-    ('evaluate', 'sampler.num_steps=0', 'at least 1 step, not 0'),
-    ('evaluate', 'sampler.time_min=2.0', 'time_min of a sampler is 2.0'),
-    ('evaluate', "compare={'a':3}", 'config.compare.a is 3'),
-    ('evaluate', "guidance={'scale':1.0}", 'needs a `name`'),
-    ('evaluate', 'evaluate.num_given=(3,)', 'config.evaluate.num_given: of 3'),
+    ('evaluate', 'samplings.default.sampler.num_steps=0', 'at least 1 step, not 0'),
+    (
+      'evaluate',
+      'samplings.pc200.sampler.time_min=2.0',
+      'time_min of a sampler is 2.0',
+    ),
+    (
+      'evaluate',
+      "samplings={'default':3}",
+      'config.samplings.default is 3, not a dict',
+    ),
+    ('evaluate', 'samplings={}', "config.samplings has no 'default'"),
+    (
+      'evaluate',
+      "samplings.default.guidance={'a':{'scale':1.0}}",
+      'needs a `name`',
+    ),
+    ('evaluate', 'evaluate.evaluators.conditional.num_given=(3,)', 'of 3 modalities'),
     ('evaluate', 'evaluate.num_examples=0', 'config.evaluate.num_examples is 0'),
     ('evaluate', 'evaluate.chunk_size=0', 'config.evaluate.chunk_size is 0'),
-    ('sample', 'sample.split=tset', "config.sample.split='tset' is not one of"),
-    ('sample', 'sample.num_samples=0', 'config.sample.num_samples is 0'),
+    ('sample', 'evaluate.evaluators.samples.split=tset', 'tset'),
+    ('sample', 'evaluate.evaluators.samples.num_samples=0', 'num_samples'),
+    ('evaluate', 'evaluate.metrics.f1.name=f2', "unknown component 'f2'"),
   ],
 )
 def test_a_mistake_in_what_is_measured(
@@ -204,7 +227,10 @@ def test_a_workdir_of_another_config(refused, smoke_run, tmp_path):
   _, command = altered(smoke_run, tmp_path)
   line = refused(*command, '--config.unimodal.num_steps=21', '--config.seed=5')
   assert 'was trained with another config' in line
-  assert 'seed: 0 -> 5' in line and 'unimodal.num_steps: ' in line
+  line = refused(*command, '--config.unimodal.num_steps=21')
+  assert 'unimodal/m0.num_steps: 20 -> 21' in line
+  line = refused(*command, '--config.seed=5')
+  assert 'seed: 0 -> 5' in line
   assert 'choose another --workdir' in line
 
 
@@ -246,7 +272,7 @@ def test_a_loss_that_diverges(refused, tmp_path):
     DIGITS,
     f'--workdir={tmp_path / "w"}',
     '--mode=train',
-    '--config.stages=unimodal',
+    '--config.train_only=unimodal',
     '--config.unimodal.optimizer.learning_rate=1e30',
     '--config.unimodal.optimizer.warmup_steps=0',
   )
@@ -257,11 +283,11 @@ def test_a_full_disk(refused, tmp_path, monkeypatch):
   real = files.write_atomic
 
   def full(path, data):
-    if 'evaluation' in str(path) or str(path).endswith('run.json'):
+    if str(path).endswith('run.json'):
       raise OSError(errno.ENOSPC, 'No space left on device', str(path))
     real(path, data)
 
-  monkeypatch.setattr(main, 'write_atomic', full)
+  monkeypatch.setattr(record_lib, 'write_atomic', full)
   line = refused(DIGITS, f'--workdir={tmp_path / "w"}')
   assert 'No space left on device' in line and 'run the same command again' in line
 
@@ -291,8 +317,17 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(refused, tmp_path, s
 # --- mistakes in the data -----------------------------------------------------
 
 
-def config_file(tmp_path, data, modalities):
-  """A config like configs/digits.py:smoke with other data."""
+def config_file(tmp_path, data, modalities, readers=None):
+  """A config like configs/digits.py:smoke with other data.
+
+  Args:
+    tmp_path: its folder.
+    data: section of the data.
+    modalities: {name: (section of the modality, section of its networks)}.
+    readers: section of the readers.
+  """
+  kinds = {name: kind for name, (kind, _) in modalities.items()}
+  networks = {name: codec for name, (_, codec) in modalities.items()}
   path = tmp_path / 'own.py'
   path.write_text(
     'import ml_collections\n'
@@ -300,20 +335,24 @@ def config_file(tmp_path, data, modalities):
     'def get_config(arg=None):\n'
     "  c = digits.get_config('smoke,modalities=2').to_dict()\n"
     f'  c["data"] = {data!r}\n'
-    f'  c["modalities"] = {modalities!r}\n'
+    f'  c["modalities"] = {kinds!r}\n'
+    f'  c["unimodal"]["networks"] = {networks!r}\n'
+    f'  c["readers"] = {readers or {}!r}\n'
     # Energies need two modalities.
-    "  c['stages'], c['guidance'] = c['stages'][:3], {}\n"
+    "  c['energy'] = {}\n"
+    "  c['samplings'] = {'default': c['samplings']['default'] | {'guidance': {}}}\n"
     '  return ml_collections.ConfigDict(c)\n'
   )
   return f'--config={path}'
 
 
-def vector(dim, **changes):
+def vector(dim, kind=None, **changes):
   network = dict(name='mlp', widths=(8,))
-  return dict(
-    kind='vector', shape=(dim,), latent_dim=2, encoder=network, decoder=network,
-    likelihood=dict(name='normal', scale=1.0), judge='',
-  ) | changes  # fmt: skip
+  codec = dict(
+    latent_dim=2, encoder=network, decoder=network,
+    likelihood=dict(name='normal', scale=1.0),
+  )  # fmt: skip
+  return kind or dict(kind='vector', shape=(dim,)), codec | changes
 
 
 @pytest.mark.parametrize(
@@ -348,26 +387,33 @@ def test_pictures_that_are_not_bytes(refused, tmp_path):
     cache_dir=str(tmp_path / 'cache'),
     files={'a': str(tmp_path / 'a.npy')},
   )
-  config = config_file(tmp_path, data, {'a': vector(1, kind='image', shape=(4, 4, 3))})
+  config = config_file(
+    tmp_path, data, {'a': vector(1, dict(kind='image', shape=(4, 4, 3)))}
+  )
   line = refused(config, f'--workdir={tmp_path / "w"}')
-  assert 'a image is uint8, not float32' in line or 'uint8, not float32' in line
+  assert "modality 'a'" in line and 'uint8, not float32' in line
 
 
-def test_a_judge_without_labels(refused, tmp_path):
+def test_a_classifier_without_labels(refused, tmp_path):
   np.save(tmp_path / 'a.npy', np.random.default_rng(0).normal(size=(40, 3)))
   data = dict(
     name='arrays',
     cache_dir=str(tmp_path / 'cache'),
     files={'a': str(tmp_path / 'a.npy')},
   )
-  config = config_file(tmp_path, data, {'a': vector(3, judge='digit')})
-  assert 'have no labels' in refused(config, f'--workdir={tmp_path / "w"}')
+  reader = dict(
+    name='classifier', modalities=('a',), network=dict(name='patch', patch=1),
+    num_steps=2, batch_size=4, ema_decay=0.9, optimizer=dict(learning_rate=1e-3),
+  )  # fmt: skip
+  config = config_file(tmp_path, data, {'a': vector(3)}, {'digit': reader})
+  line = refused(config, f'--workdir={tmp_path / "w"}')
+  assert "no annotation 'class'" in line and 'config.readers.digit' in line
 
 
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    (dict(latent=3), "'modalities.a' has no argument 'latent'"),
+    (dict(latent=3), "config.unimodal.networks.a has no field 'latent'"),
     (dict(encoder=dict(widths=(8,))), 'needs a `name`'),
   ],
 )

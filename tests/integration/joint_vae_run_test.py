@@ -1,6 +1,5 @@
 """A run of a joint VAE with a diffusion decoder, from raw data to the report."""
 
-import dataclasses
 import json
 
 import jax
@@ -10,10 +9,11 @@ import pytest
 
 import mmsbm
 from configs import arrays
-from mmsbm import evaluate
-from mmsbm import experiment as experiment_lib
-from mmsbm.experiment import Experiment
+from mmsbm.experiment import make_experiment
 from mmsbm.infra.errors import UserError
+from mmsbm.main import execute
+from mmsbm.methods import joint_vae
+from mmsbm.methods.latent_diffusion import standardised
 
 ARGUMENTS = 'smoke,method=diff_mvae,modalities=2'
 
@@ -31,6 +31,11 @@ def run(folder):
   return mmsbm.load(folder)
 
 
+@pytest.fixture(scope='module')
+def made(folder):
+  return make_experiment(arrays.get_config(ARGUMENTS).to_dict(), folder)
+
+
 def rows_of(folder):
   return [json.loads(s) for s in (folder / 'results.jsonl').read_text().splitlines()]
 
@@ -38,13 +43,13 @@ def rows_of(folder):
 def test_what_it_measures(folder):
   rows = rows_of(folder)
   joint = {
-    (r['setup'], r['nfe'])
+    (r['sampling'], r['nfe'])
     for r in rows
     if r['metric'] == 'frechet' and r['num_given'] == 0
   }
-  # Of the score model 4; of the one diffusion decoder 10, and 4 at guided levels.
+  # The score model has 4; the one diffusion decoder 10, and 4 at guided levels.
   assert joint == {('default', 18), ('prior', 14), ('mixture', 14)}
-  given = {(r['setup'], r['nfe']) for r in rows if r['metric'] == 'f1'}
+  given = {(r['sampling'], r['nfe']) for r in rows if r['metric'] == 'f1'}
   assert given == {('default', 14)}
   assert {r['model'] for r in rows} == {'diff_mvae'}
   probed = [r['num_given'] for r in rows if r['metric'] == 'latent_accuracy']
@@ -55,33 +60,31 @@ def test_what_it_measures(folder):
   assert 'joint' in record['parameters']
   speed = record['seconds_per_sample']
   assert 0 < speed['stderr'] < speed['value'] < 1
-  assert speed['of']['decoder_sampler']['num_steps'] == 10
+  assert 'num_steps=10' in speed['of']['decoding']['decoder_sampler']
 
 
-def test_the_latents_that_the_score_model_learns(folder, run):
-  made = run._experiment
+def test_the_latents_that_the_score_model_learns(folder, run, made):
   with np.load(folder / 'latents.npz') as f:
     stored = dict(f)
-  part = made.dataset.splits['train']
+  part = made.problem.dataset.splits['train']
   present = np.asarray(part.present)
   np.testing.assert_array_equal(stored['present'], present.any(1, keepdims=True))
-  variables = run._generator._variables
-  x = tuple(jnp.asarray(part.arrays[name]) for name in made.names)
-  codes = made.model.encode(variables, x)
-  q = made.model.posterior(
-    variables, jax.random.split(jax.random.key(0), len(codes)), codes, present
-  )
+  variables, model = run._inference.variables, run._model
+  x = tuple(jnp.asarray(part.arrays[name]) for name in made.problem.names)
+  encoded = model.encode(variables, x)
+  keys = jax.random.split(jax.random.key(0), len(present))
+  q = model.posterior(variables, keys, encoded, present)
   mean, std = np.asarray(q.mean), np.exp(0.5 * np.asarray(q.log_var))
   np.testing.assert_allclose(stored['z'], mean, rtol=1e-3, atol=1e-4)
   np.testing.assert_allclose(stored['spread'], std, rtol=1e-3)
   total = np.sqrt(mean.var(0) + (std**2).mean(0))
   np.testing.assert_allclose(stored['std'], total, rtol=1e-3)
-  source = made.source('score').arrays
+  source = standardised({'latents': stored})
   np.testing.assert_allclose(source['spread'], stored['spread'] / stored['std'])
 
 
-def test_from_python(run):
-  split = run._experiment.dataset.splits['test']
+def test_from_python(run, made):
+  split = made.problem.dataset.splits['test']
   x = {name: np.asarray(a[:3]) for name, a in split.arrays.items()}
   z = run.encode(x)
   assert {name: a.shape for name, a in z.items()} == {'shared': (3, 32)}
@@ -103,13 +106,16 @@ def test_a_mixture_is_fitted_once(folder, monkeypatch):
   def refuse(*args):
     raise AssertionError('fitted again')
 
-  monkeypatch.setattr(experiment_lib, 'fit_gaussian_mixture', refuse)
+  monkeypatch.setattr(joint_vae, 'fit_gaussian_mixture', refuse)
   mmsbm.load(folder)
-  path = folder / 'mixture_4.npz'
+  path = folder / 'mixtures.npz'
   content = path.read_bytes()
   path.write_bytes(content[:100])
-  with pytest.raises(AssertionError, match='fitted again'):
+  with pytest.raises(UserError, match='mixtures.npz is missing or damaged'):
     mmsbm.load(folder)
+  config = arrays.get_config(ARGUMENTS).to_dict()
+  with pytest.raises(AssertionError, match='fitted again'):
+    execute(config, str(folder), 'train', ['', 'x'])
   path.write_bytes(content)
 
 
@@ -127,18 +133,10 @@ def test_another_solver_of_the_decoders(folder, program):
   counts = {r['nfe'] for r in rows_of(folder) if 'nfe' in r}
   assert counts == {8, 4}
   record = json.loads((folder / 'run.json').read_text())
-  assert record['seconds_per_sample']['of']['decoder_sampler']['num_steps'] == 3
+  decoding = record['seconds_per_sample']['of']['decoding']
+  assert 'num_steps=3' in decoding['decoder_sampler']
   assert (folder / 'samples' / 'given_first_1.npz').read_bytes() != picture
   assert (folder / 'metrics.jsonl').read_bytes() == trained
-
-
-def test_measured_and_drawn_anew_with_another_guidance_of_the_decoders(run):
-  made = run._experiment
-  config = made.config | {'decoder_guidance': dict(name='classifier_free', scale=9.0)}
-  other = Experiment(config, made.workdir)
-  assert made.decoding != other.decoding and other.decoder_guidance.scale == 9
-  unit = evaluate.Unit(None, 'default')
-  assert evaluate._fingerprint(made, {}, unit) != evaluate._fingerprint(other, {}, unit)
 
 
 COUPLED = dict(name='predictor_corrector', num_steps=2, batch_norms=True)
@@ -147,30 +145,30 @@ COUPLED = dict(name='predictor_corrector', num_steps=2, batch_norms=True)
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'only': 'image'}, 'config.only trains the autoencoder of one modality'),
-    ({'guidance': dict(name='energy')}, 'guidance: a joint VAE has none'),
-    ({'compare.prior.conditioning': dict(name='clean')}, r'conditioning \(config.comp'),
-    ({'compare.mixture.sampler.num_components': 9_999}, 'num_components=9999'),
-    ({'sampler.name': 'dpm_solvr'}, "Did you mean 'dpm_solver'"),
-    ({'modalities.image.decoder.weighting': 'edn'}, "Did you mean 'edm'"),
-    ({'modalities.image.latent_dim': 7}, r'must be the same, not \[7, 32\]'),
+    ({'train_only': ('unimodal',)}, "no step or learner 'unimodal'"),
+    ({'samplings.default.guidance': dict(name='energy')}, "no field 'guidance'"),
+    ({'samplings.mixture.prior.num_components': 9_999}, 'num_components=9999'),
+    ({'samplings.default.prior.sampler.name': 'dpm_solvr'}, "mean 'dpm_solver'"),
+    ({'samplings.default.prior.name': 'scor'}, "Did you mean 'score'"),
+    ({'joint.networks.image.decoder.weighting': 'edn'}, "Did you mean 'edm'"),
+    ({'joint.networks.image.latent_dim': 7}, r'must be the same, not \[7, 32\]'),
     ({'joint.objective.beta_': 2.0}, "'mopoe' has no argument 'beta_'"),
     (
       {'joint.objective': dict(name='mmvae', estimator='dreg', num_samples=2)},
       'num_samples=2 draws inside the logarithm',
     ),
-    ({'joint.family': 'laplace'}, 'mopoe takes one of'),
+    ({'joint.family': 'laplace'}, "config.joint.family='laplace' is not one of"),
     ({'joint.private_dim': 4}, 'only mmvaeplus has one'),
-    ({'evaluate.linear_probe': -5}, 'linear_probe is -5'),
+    ({'evaluate.evaluators.linear_probe.num_train': -5}, 'num_train is -5'),
     ({'joint.likelihood_weights': {'imag': 2.0}}, "Did you mean 'image'"),
     ({'score.weighting': 'edn'}, "Did you mean 'edm'"),
     ({'score.paired_fraction': 0.5}, 'no pairs'),
     ({'decoder_sampler': COUPLED}, 'batch_norms'),
-    ({'modalities.image.decoder.drop_probability': 0.0}, 'decoder_guidance needs'),
-    ({'modalities.image.decoder.drop_probability': 2}, 'is 2; it lies in'),
+    ({'joint.networks.image.decoder.drop_probability': 0.0}, 'decoder_guidance needs'),
+    ({'joint.networks.image.decoder.drop_probability': 2}, 'below 1, not 2'),
     ({'decoder_guidance.scal': 2.0}, "no argument 'scal'"),
-    ({'stages': ('classifier', 'joint')}, "needs a score model"),
-    ({'pretrained_stages': ('unimodal',)}, "has no stage 'unimodal'"),
+    ({'score': {}}, "the prior 'score' needs a score model"),
+    ({'borrow.unimodal': 'there'}, "config.borrow.unimodal: this run has no such step"),
   ],
 )  # fmt: skip
 def test_mistakes_are_explained_before_training(changes, message, check_changed):
@@ -180,25 +178,28 @@ def test_mistakes_are_explained_before_training(changes, message, check_changed)
 
 def test_only_the_classifier_is_shared_with_another_method(folder, tmp_path):
   config = arrays.get_config('smoke,method=sbm_vae,modalities=2').to_dict()
-  config |= {'pretrained': str(folder), 'pretrained_stages': ('classifier',)}
-  Experiment(config, tmp_path).check_pretrained()
-  config['classifier'] = config['classifier'] | {'num_steps': 7}
-  with pytest.raises(UserError, match='num_steps'):
-    Experiment(config, tmp_path).check_pretrained()
-  # A joint VAE is of all its modalities, in their order.
+  config['borrow']['classifier'] = str(folder)
+  make_experiment(config, tmp_path).check()
+  config['readers']['digit']['num_steps'] = 7
+  with pytest.raises(UserError, match='classifier/digit.num_steps: 20 -> 7'):
+    make_experiment(config, tmp_path).check()
+
+
+def test_a_joint_vae_is_lent_with_all_its_modalities_in_their_order(folder, tmp_path):
   config = arrays.get_config(ARGUMENTS).to_dict()
-  config['pretrained'] = str(folder)
-  made = Experiment(config, tmp_path)
-  made.check_pretrained()
-  flipped = dict(reversed(config['modalities'].items()))
-  with pytest.raises(UserError, match='a joint VAE of'):
-    Experiment({**config, 'modalities': flipped}, tmp_path).check_pretrained()
+  config['borrow']['joint'] = str(folder)
+  make_experiment(config, tmp_path).check()
+  config['modalities'] = dict(reversed(config['modalities'].items()))
+  with pytest.raises(UserError, match='modalities in another order'):
+    make_experiment(config, tmp_path).check()
 
 
-def test_a_joint_vae_without_a_score_model(tmp_path):
+def test_a_joint_vae_without_a_score_model(cache, tmp_path):
   config = arrays.get_config('smoke,method=mvtcae,modalities=2').to_dict()
-  config['stages'], config['compare'] = ('classifier', 'joint'), {}
-  made = Experiment(config, tmp_path)
+  config['score'], config['samplings'] = (
+    {},
+    {'default': {'prior': {'name': 'standard'}}},
+  )
+  made = make_experiment(config, tmp_path)
   made.check()
-  assert not made.needs_latents
-  assert dataclasses.asdict(made.setups['default'].sampler) == {}
+  assert [step.name for step in made.method.steps] == ['joint']

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _benchmark(tmp_path, *arguments):
@@ -18,7 +18,7 @@ def _benchmark(tmp_path, *arguments):
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
   }
   return subprocess.run(
-    [sys.executable, '-m', 'mmsbm.benchmark', *arguments],
+    [sys.executable, '-m', 'mmsbm.tools.benchmark', *arguments],
     cwd=ROOT,
     env=environment,
     capture_output=True,
