@@ -2,7 +2,7 @@
 
   python -m mmsbm.tools.benchmark --config=configs/digits.py
   python -m mmsbm.tools.benchmark --config=configs/polymnist.py:smoke --what=sample
-  python -m mmsbm.tools.benchmark --config=configs/digits.py --what=scaling --format=table
+  python -m mmsbm.tools.benchmark --config=configs/digits.py --what=scaling
 
 --what is a comma-separated part of:
   startup     seconds until the program is imported, and until it has its data.
@@ -35,7 +35,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
+from absl import app, flags
 
 from mmsbm import train
 from mmsbm.command_line import CONFIG, WORKDIR, parse_flags
@@ -347,4 +347,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
+  app.define_help_flags()
   sys.exit(main(sys.argv))
