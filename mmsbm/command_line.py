@@ -9,6 +9,9 @@ from ml_collections import config_flags
 from mmsbm.config import nearest
 from mmsbm.infra.errors import UserError, one_line
 
+# What ml_collections puts around the names of fields.
+QUOTES = '\'"\\ '
+
 MODES = ('run', 'train', 'evaluate', 'sample', 'report')
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -24,7 +27,12 @@ def parse_flags(argv: Sequence[str]) -> None:
     rest = flags.FLAGS(list(argv))
   # Configs are Python files, and ml_collections reports a bad override as any of
   # these.
-  except (flags.Error, LookupError, AttributeError, TypeError, ValueError) as e:
+  except (LookupError, AttributeError) as e:
+    # The name of the field, quoted once or twice, and perhaps a better one.
+    field, _, hint = one_line(e).replace('\\n', ' ').strip('"').partition(' Did you')
+    hint = f' Did you{hint}'.rstrip(QUOTES) if hint else ''
+    raise UserError(f"the config has no field '{field.strip(QUOTES)}'.{hint}") from e
+  except (flags.Error, TypeError, ValueError) as e:
     raise UserError(one_line(e)) from e
   except (SyntaxError, ImportError) as e:
     raise UserError(f'the config file cannot be used: {one_line(e)}') from e

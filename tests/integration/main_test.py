@@ -113,7 +113,7 @@ def test_the_same_command_again_repeats_nothing(program, smoke_run, tmp_path, ca
   [
     (['--workdir=w'], '--config is missing'),
     ([DIGITS], '--workdir is missing'),
-    ([DIGITS, '--workdir=w', '--config.score.nope=1'], 'nope'),
+    ([DIGITS, '--workdir=w', '--config.score.nope=1'], "has no field 'nope'"),
     ([DIGITS, '--workdir=w', '--config.score.num_steps=many'], 'num_steps'),
     ([DIGITS, '--workdir=w', '--config.score.num_steps=1.5'], 'num_steps'),
     ([DIGITS, '--workdir=w', '--mode=trian'], "Did you mean 'train'"),
@@ -140,7 +140,7 @@ def test_a_mistake_on_the_command_line(
     ('loop.block_steps=0', 'config.loop.block_steps is 0'),
     ('data.name=digts', "Did you mean 'digits'"),
     ('data.image_size=8', 'image_size'),
-    ('modalities.m0.shape=(8,8,3)', "modality 'm0': examples have shape"),
+    ('modalities.m0.shape=(8,8,3)', 'must have one shape'),
     ('modalities.m0.kind=pictures', "unknown component 'pictures'"),
     ('unimodal.networks.m0.likelihood.name=gauss', "unknown component 'gauss'"),
     ('unimodal.networks.m0.encoder.name=pach', "Did you mean 'patch'"),
@@ -148,7 +148,7 @@ def test_a_mistake_on_the_command_line(
     ('readers.digit.annotation=colour', "no annotation 'colour'"),
     ('method=mopoe', 'needs a section config.joint'),
     ('train_only=unimodal/m7', "no step or learner 'unimodal/m7'"),
-    ('borrow.unimodal=nowhere', 'config.borrow.unimodal=nowhere'),
+    ('borrow.unimodal=nowhere', 'nowhere/run.json does not exist'),
     ('seed=nan', 'seed'),
   ],
 )
@@ -175,7 +175,7 @@ def altered(smoke_run, tmp_path):
     ('evaluate', 'samplings.default.sampler.num_steps=0', 'at least 1 step, not 0'),
     (
       'evaluate',
-      'samplings.pc200.sampler.time_min=2.0',
+      'samplings.default.sampler.time_min=2.0',
       'time_min of a sampler is 2.0',
     ),
     (
@@ -194,7 +194,7 @@ def altered(smoke_run, tmp_path):
     ('evaluate', 'evaluate.chunk_size=0', 'config.evaluate.chunk_size is 0'),
     ('sample', 'evaluate.evaluators.samples.split=tset', 'tset'),
     ('sample', 'evaluate.evaluators.samples.num_samples=0', 'num_samples'),
-    ('evaluate', 'evaluate.metrics.f1.name=f2', "unknown component 'f2'"),
+    ('evaluate', "evaluate.metrics={'f2':{}}", "unknown component 'f2'"),
   ],
 )
 def test_a_mistake_in_what_is_measured(
