@@ -153,6 +153,8 @@ class Ledger:
     Raises:
       UserError: the checkpoints in the folder are of another config or data.
     """
+    # Refuses parts that do not say what they are, too.
+    known = self.fingerprints
     for step in self.steps:
       if not isinstance(step, Stage) or step.name in self.borrow:
         continue
@@ -165,7 +167,7 @@ class Ledger:
           f'{self._path(step.name)} is missing, which says what they are: choose '
           'another --workdir, or delete that folder.'
         )
-      new = self._card(step, self.fingerprints)
+      new = self._card(step, known)
       found = identity.differences(old['spec'], new['spec'])
       if old['seed'] != new['seed']:
         found.append(f'seed: {old["seed"]} -> {new["seed"]}')

@@ -117,7 +117,7 @@ class JointModel:
     """Draws flat latents [B, d + M p] given what is observed [B, M]."""
     latents, _ = self.draw(variables, keys, encoded, observed)
     prior, d = self.samplings[sampling], self.learner.shared_dim
-    if not (prior.needs or prior.num_evaluations):
+    if getattr(prior, 'is_trained_one', False):
       return latents
     empty = ~observed.any(-1)
 

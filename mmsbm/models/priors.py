@@ -21,6 +21,8 @@ class LatentPrior(Protocol):
   Attributes:
     needs: names of the steps that it draws from, beside the joint VAE.
     num_evaluations: of the score network, for one draw.
+    is_trained_one: whether it is the prior that the joint VAE was trained with, so
+      that there is nothing to draw; False where it is missing.
   """
 
   needs: tuple[str, ...]
@@ -49,6 +51,7 @@ class Standard:
 
   needs = ()
   num_evaluations = 0
+  is_trained_one = True
 
   def draw(self, variables, keys, z):
     del variables, keys
