@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmsbm.config import Section, describe
+from mmsbm.infra.errors import UserError
 from mmsbm.infra.rng import START, STEPS, row_normal, substream
 from mmsbm.latents import NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.latent_score import LatentScore
@@ -123,7 +124,9 @@ def make(c: Section, problem: Problem) -> Method:
 
 
 def _sampling(section: Section) -> Sampling:
-  section.known(('sampler', 'conditioning'))
+  section.known(('sampler', 'conditioning', 'guidance'))
+  if section.get('guidance'):
+    raise UserError(f'{section.place("guidance")}: nothing is guided; set it to {{}}.')
   return Sampling(
     section.build('sampler', SAMPLERS), section.build('conditioning', CONDITIONING)
   )
