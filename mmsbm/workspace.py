@@ -21,6 +21,7 @@ from mmsbm import train
 from mmsbm.infra import checkpoints
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import atomic_path
+from mmsbm.learners.base import Training
 from mmsbm.ledger import Ledger
 from mmsbm.methods.base import Derived, Stage, Step
 
@@ -63,26 +64,41 @@ class Workspace:
       timed: a context for each training, given its name.
       begin: called with the trainings that are about to start.
     """
-    results: dict[str, PyTree] = {}
+    steps = {step.name: step for step in self.steps}
+
+    @functools.cache
+    def result(name: str) -> PyTree:
+      step = steps[name]
+      if isinstance(step, Derived):
+        return self._derived(step, inputs_of)
+      unfinished = self._unfinished(step)
+      if unfinished:
+        raise UserError(
+          f'config.train_only: {unfinished[0].name} must be trained before what needs '
+          'it: add it.'
+        )
+      return self._restore(step)[0]
 
     def inputs_of(step: Step) -> dict[str, PyTree]:
-      return {name: results[name] for name in step.needs}
+      return {name: result(name) for name in step.needs}
 
-    needed = {name for step in self.steps for name in step.needs}
     for step in self.steps:
       if isinstance(step, Derived):
         if not only or step.name in only:
-          results[step.name] = self._derived(step, inputs_of(step))
+          result(step.name)
         continue
-      chosen = [t for t in step.trainings if _chosen(t.name, step.name, only)]
-      todo = [t for t in chosen if not train.finished(self.ledger.folder(step.name), t)]
+      todo = [t for t in self._unfinished(step) if _chosen(t.name, step.name, only)]
       if todo:
+        inputs = inputs_of(step)
         begin(todo)
         self.ledger.claim(step)
         with timed(f'train {step.name}'):
-          self._train(step, todo, inputs_of(step))
-      if step.name in needed and len(chosen) == len(step.trainings):
-        results[step.name], _ = self._restore(step)
+          self._train(step, todo, inputs)
+
+  def _unfinished(self, step: Stage) -> list[Training]:
+    """Returns the learners of a stage that are not fully trained."""
+    folder = self.ledger.folder(step.name)
+    return [t for t in step.trainings if not train.finished(folder, t)]
 
   def _train(self, step: Stage, todo, inputs: Mapping[str, PyTree]) -> None:
     arrays = step.source(inputs)
@@ -118,12 +134,14 @@ class Workspace:
       )
     return step.collect(variables), steps
 
-  def _derived(self, step: Derived, inputs: Mapping[str, PyTree]) -> PyTree:
+  def _derived(
+    self, step: Derived, inputs_of: Callable[[Step], Mapping[str, PyTree]]
+  ) -> PyTree:
     """Returns the arrays of a derived step, which are made if they are not there."""
     stored = self._stored_arrays(step)
     if stored is not None:
       return stored
-    arrays = dict(step.compute(inputs))
+    arrays = dict(step.compute(inputs_of(step)))
     path = self.ledger.workdir / f'{step.name}.npz'
     flat = {
       '/'.join(k.key for k in keys): np.asarray(value)
