@@ -8,8 +8,8 @@ import pytest
 from mmsbm.diffusion.sde import SDES, VE
 from mmsbm.guidance import (
   ClassifierFree,
-  Draw,
   Energy,
+  GuidanceInputs,
   guided_score,
   num_evaluations,
   random_half,
@@ -45,7 +45,9 @@ def conditional(sde):
 def make_draw(observed, dropped_score, pair_energy):
   """Modalities of one dimension each."""
   keys = jax.random.split(jax.random.key(5), len(observed))
-  return Draw(observed, observed, keys, lambda x: x, dropped_score, pair_energy)
+  return GuidanceInputs(
+    observed, observed, keys, lambda x: x, dropped_score, pair_energy
+  )
 
 
 def draw_of(rows, sde, observed=(False, True), pair_energy=None):

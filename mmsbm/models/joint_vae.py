@@ -77,7 +77,7 @@ class JointModel:
     return getattr(sampler, 'batch_norms', False)
 
   def encode(self, variables, x):
-    """Enencoded raw examples, one array [B, *shape] per modality."""
+    """Encodes raw examples, one array [B, *shape] per modality."""
     raw = {m.name: a for m, a in zip(self.modalities, x, strict=True)}
     mean, log_var = self.learner.network.apply(
       variables['joint'], self.learner.to_model(raw), method='encode'

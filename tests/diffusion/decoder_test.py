@@ -12,6 +12,7 @@ from mmsbm.diffusion.decoder import DiffusionDecoder
 from mmsbm.diffusion.guided_levels import DecoderGuidance
 from mmsbm.diffusion.losses import TIME_SAMPLING
 from mmsbm.diffusion.parametrization import EDM
+from mmsbm.diffusion.process import Diffusion
 from mmsbm.diffusion.sde import SDES, VP
 from mmsbm.nn.denoisers import MLPDenoiser
 from mmsbm.samplers import SAMPLERS
@@ -44,17 +45,15 @@ class _Exact(nn.Module):
 
 
 def _decoder(**changes):
-  fields = {
-    'network': _Exact(),
-    'shape': (2, 1),
+  process = {
     'sde': VP(),
     'parametrization': EDM(),
     'times': TIME_SAMPLING['importance'](time_min=1e-4),
     'weighting': 'likelihood',
-    'offset': 0.5,
-    'scale': SCALE,
   }
-  return DiffusionDecoder(**{**fields, **changes})
+  fields = {'network': _Exact(), 'shape': (2, 1), 'offset': 0.5, 'scale': SCALE}
+  process |= {key: changes.pop(key) for key in process.keys() & changes.keys()}
+  return DiffusionDecoder(diffusion=Diffusion(**process), **fields | changes)
 
 
 def _variables(error=0.0):

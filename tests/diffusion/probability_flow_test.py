@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mmsbm.evaluators.probability_flow import ProbabilityFlow
 
+from mmsbm.diffusion.probability_flow import ProbabilityFlow
 from mmsbm.diffusion.sde import SDES, VE, VP, SubVP
 from mmsbm.infra.errors import UserError
 

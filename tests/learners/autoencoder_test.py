@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmsbm.config import Section
 from mmsbm.distributions import Normal
 from mmsbm.learners.autoencoder import AUTOENCODERS, RAE, VAE
-from mmsbm.modalities import Modality, Vector, make_modality
+from mmsbm.learners.codec import Codec, make_codec
+from mmsbm.modalities import Modality, Vector
 
 SCALE = 0.5
 ENCODE = np.array([[0.5, -1.0], [2.0, 0.3], [0.1, 0.7]], np.float32)
@@ -35,11 +37,12 @@ class Decoder(nn.Module):
     return z @ self.param('weight', lambda _: jnp.asarray(DECODE))
 
 
-MODALITY = Modality(
-  name='x',
-  kind_name='vector',
-  kind=Vector(),
-  shape=(3,),
+def modality(size):
+  return Modality(name='x', kind_name='vector', kind=Vector(shape=(size,)))
+
+
+CODEC = Codec(
+  modality=modality(3),
   latent_dim=2,
   encoder=Encoder(),
   decoder=Decoder(),
@@ -77,7 +80,7 @@ def expected_reconstruction(variance):
 
 
 def test_vae_is_reconstruction_plus_beta_times_kl():
-  value, error, terms = mean_loss(VAE(MODALITY, 0, beta=0.7))
+  value, error, terms = mean_loss(VAE(CODEC, 0, beta=0.7))
   mean, variance = X @ ENCODE, np.exp(LOG_VAR)
   kl = 0.5 * (mean**2 + variance - 1 - LOG_VAR).sum(1).mean()
   np.testing.assert_allclose(terms['penalty'], 0.7 * kl, rtol=1e-5)
@@ -85,7 +88,7 @@ def test_vae_is_reconstruction_plus_beta_times_kl():
 
 
 def test_rae_noises_the_code_but_not_its_penalty():
-  value, error, terms = mean_loss(RAE(MODALITY, 0, beta=0.3, latent_noise=0.6))
+  value, error, terms = mean_loss(RAE(CODEC, 0, beta=0.3, latent_noise=0.6))
   norm = np.square(X @ ENCODE).sum(1).mean()
   # The same for every draw of the noise.
   np.testing.assert_allclose(terms['penalty'], 0.3 * norm, rtol=1e-5)
@@ -111,9 +114,9 @@ def test_vae_equals_the_published_program():
     def __call__(self, z, train):
       return other
 
-  modality = dataclasses.replace(
-    MODALITY,
-    shape=(12,),
+  codec = dataclasses.replace(
+    CODEC,
+    modality=modality(12),
     latent_dim=12,
     encoder=FixedEncoder(),
     decoder=FixedDecoder(),
@@ -121,7 +124,7 @@ def test_vae_equals_the_published_program():
     likelihood=Normal(scale=math.sqrt(0.5)),
   )
   data = {'x': {'x': x}, 'present': jnp.ones((4, 1), bool)}
-  _, terms, _ = VAE(modality, 0, beta=0.5).loss({}, None, data, KEYS, train=True)
+  _, terms, _ = VAE(codec, 0, beta=0.5).loss({}, None, data, KEYS, train=True)
   reconstruction = terms['reconstruction'] - 6 * math.log(math.pi)
   np.testing.assert_allclose(reconstruction, 11.743768, rtol=1e-5)
   np.testing.assert_allclose(terms['penalty'], 1.713425, rtol=1e-5)
@@ -130,7 +133,7 @@ def test_vae_equals_the_published_program():
 @pytest.mark.parametrize('index', [0, 2])
 @pytest.mark.parametrize('kind', AUTOENCODERS)
 def test_absent_examples_do_not_count(kind, index):
-  learner = AUTOENCODERS[kind](MODALITY, index)
+  learner = AUTOENCODERS[kind](CODEC, index)
   present = np.array([True, False, True])
   variables = jax.jit(learner.init)(jax.random.key(0), batch())
 
@@ -155,16 +158,13 @@ def test_absent_examples_do_not_count(kind, index):
 
 def test_both_halves_update_their_batch_statistics_in_training_only():
   network = dict(name='mlp', widths=(4,), norm='batch')
-  modality = make_modality(
-    'x',
-    kind='vector',
-    shape=(3,),
+  spec = dict(
     latent_dim=2,
     encoder=network,
     decoder=network,
     likelihood=dict(name='normal', scale=1.0),
   )
-  learner = VAE(modality, 0)
+  learner = VAE(make_codec(Section(spec), modality(3)), 0)
   variables = jax.jit(learner.init)(jax.random.key(0), batch())
   _, _, updated = learner.loss(variables, None, batch(), KEYS, train=True)
   assert set(updated) == {'batch_stats'}

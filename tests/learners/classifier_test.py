@@ -1,4 +1,4 @@
-"""The judge sees the modalities that it judges, and no others."""
+"""A classifier sees the modalities that it reads, and no others."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmsbm.distributions import Normal
 from mmsbm.learners.classifier import Classifier
 from mmsbm.modalities import Modality, Vector
 
@@ -21,21 +20,13 @@ class Identity(nn.Module):
 
 
 def modality(name):
-  return Modality(
-    name=name,
-    kind_name='vector',
-    kind=Vector(),
-    shape=(NUM_CLASSES,),
-    latent_dim=1,
-    encoder=None,
-    decoder=None,
-    likelihood=Normal(),
-    judge='digit',
-  )
+  return Modality(name=name, kind_name='vector', kind=Vector(shape=(NUM_CLASSES,)))
 
 
-# The data have modalities a, b, c, d; the judge is asked about b and d.
-JUDGE = Classifier('digit', Identity(), (modality('b'), modality('d')), (1, 3))
+# The data have modalities a, b, c, d; the classifier reads b and d.
+READER = Classifier(
+  'digit', 'class', Identity(), (modality('b'), modality('d')), (1, 3)
+)
 SURE, UNSURE, WRONG = 50.0, 0.0, -50.0
 
 
@@ -47,13 +38,13 @@ def batch(present, label=None):
   return {
     'x': jax.tree.map(jnp.asarray, x),
     'present': jnp.broadcast_to(jnp.asarray(present, bool), (BATCH, 4)),
-    'label': jnp.asarray(label),
+    'annotations': {'class': jnp.asarray(label), 'other': jnp.zeros(BATCH, int)},
   }
 
 
 def loss(data):
   keys = {'condition': jax.random.key(0), 'dropout': jax.random.key(1)}
-  value, terms, _ = JUDGE.loss({}, None, data, keys, train=True)
+  value, terms, _ = READER.loss({}, None, data, keys, train=True)
   return float(value), float(terms['accuracy'])
 
 
@@ -66,7 +57,7 @@ def loss(data):
     ([1, 0, 1, 0], 0.0, 0.0),
   ],
 )
-def test_presence_is_read_from_the_columns_of_the_judged(present, value, accuracy):
+def test_presence_is_read_from_the_columns_of_what_is_read(present, value, accuracy):
   got = loss(batch(present))
   np.testing.assert_allclose(got[0], value, rtol=1e-6)
   np.testing.assert_allclose(got[1], accuracy, atol=0.1)
@@ -86,5 +77,5 @@ def test_examples_without_a_label_do_not_count():
 
 
 def test_the_name_and_the_shapes():
-  assert JUDGE.name == 'classifier/digit'
-  assert JUDGE.init(jax.random.key(0), batch([1, 1, 1, 1])) == {}
+  assert READER.name == 'classifier/digit'
+  assert READER.init(jax.random.key(0), batch([1, 1, 1, 1])) == {}

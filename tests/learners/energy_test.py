@@ -280,9 +280,9 @@ def test_mistakes_are_explained():
     batch = {'z': jnp.ones((8, 4)), 'present': jnp.ones((8, 3), bool)}
     learner.loss(learner.init(KEYS['noise'], batch), None, batch, KEYS, train=True)
   for options, message in (
-    ({'clean_probability': 1.0}, 'clean_probability must be in'),
-    ({'false_negative_rate': 1.0}, 'false_negative_rate must be in'),
-    ({'group_size': 1}, 'group_size must be at least 2'),
+    ({'clean_probability': 1.0}, 'clean_probability=1.0 must be in'),
+    ({'false_negative_rate': 1.0}, 'false_negative_rate=1.0 must be in'),
+    ({'group_size': 1}, 'group_size=1 must be at least 2'),
   ):
     with pytest.raises(UserError, match=message):
       make(**options)

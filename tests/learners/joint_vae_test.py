@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmsbm.config import Section
 from mmsbm.distributions import DiagGaussian
 from mmsbm.infra.optim import make_optimizer
 from mmsbm.infra.rng import fold_in_name, step_rngs
 from mmsbm.learners.base import STREAMS, Training, init_state, train_step
+from mmsbm.learners.codec import make_codec
 from mmsbm.learners.joint_vae import JointVAE, dimension_weights
-from mmsbm.modalities import make_modality
+from mmsbm.modalities import Modality, Vector
 from mmsbm.objectives import MVTCAE, OBJECTIVES, MoPoE
 
 SIZES, ROWS = (3, 2, 4), 8
@@ -32,16 +34,17 @@ DIFFUSION = dict(
 
 def learner(objective, norm='none', decoder_0=None, **kwargs):
   mlp = dict(name='mlp', widths=(8,), norm=norm)
-  decoders = (decoder_0 or mlp, mlp, mlp)
-  modalities = tuple(
-    make_modality(
-      f'm{i}', kind='vector', shape=(size,), latent_dim=4, encoder=mlp,
-      decoder=decoders[i],
-      likelihood=dict(name='normal', scale=0.5),
-    )
+  normal = dict(name='normal', scale=0.5)
+  specs = [
+    dict(latent_dim=4, encoder=mlp, decoder=decoder, likelihood=normal)
+    for decoder in (decoder_0 or mlp, mlp, mlp)
+  ]
+  modalities = [
+    Modality(name=f'm{i}', kind_name='vector', kind=Vector(shape=(size,)))
     for i, size in enumerate(SIZES)
-  )  # fmt: skip
-  return JointVAE(modalities, objective, **kwargs)
+  ]
+  codecs = map(make_codec, map(Section, specs), modalities)
+  return JointVAE(tuple(codecs), objective, **kwargs)
 
 
 def batch(present=None):
@@ -71,7 +74,7 @@ def test_the_loss_is_that_of_its_objective():
   outputs = made.network.apply(variables, z, None, method='decode')
   log_p = [
     m.likelihood.log_prob(out, data['x'][m.name])
-    for m, out in zip(made.modalities, outputs, strict=True)
+    for m, out in zip(made.codecs, outputs, strict=True)
   ]
   weighted = log_p[0] + 3 * log_p[1] + 0.5 * log_p[2]
   np.testing.assert_allclose(terms['reconstruction'], -weighted.mean(), rtol=1e-5)
@@ -166,11 +169,9 @@ def test_diffusion_decoders_are_trained_with_the_rest():
   outputs = made.network.apply(moved, z, None, method='decode')
   assert outputs[0] is None
   keys = {name: fold_in_name(RNGS[name], 'm0') for name in ('time', 'noise')}
-  (modality, *others), variables_0 = made.modalities, made.denoiser_variables(moved, 0)
-  expected = 2 * modality.diffusion.loss(
-    variables_0, data['x']['m0'], z, keys, train=True
-  )
-  for m, output in zip(others, outputs[1:], strict=True):
+  (first, *rest), variables_0 = made.codecs, made.denoiser_variables(moved, 0)
+  expected = 2 * first.diffusion.loss(variables_0, data['x']['m0'], z, keys, train=True)
+  for m, output in zip(rest, outputs[1:], strict=True):
     expected -= m.likelihood.log_prob(output, data['x'][m.name])
   np.testing.assert_allclose(terms['reconstruction'], expected.mean(), rtol=1e-4)
   largest = jax.tree.map(lambda g: float(np.abs(g).max()), gradients)
@@ -225,5 +226,5 @@ def test_training_makes_the_loss_smaller():
 
 def test_weights_by_dimensions():
   # As the published program scales likelihoods of 2, 3 and 4 entries: 2, 4/3, 1.
-  modalities = learner(MoPoE()).modalities
-  np.testing.assert_allclose(dimension_weights(modalities), (4 / 3, 2, 1))
+  codecs = learner(MoPoE()).codecs
+  np.testing.assert_allclose(dimension_weights(codecs), (4 / 3, 2, 1))

@@ -10,6 +10,7 @@ import pytest
 
 from mmsbm.diffusion.losses import TIME_SAMPLING
 from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
+from mmsbm.diffusion.process import Diffusion
 from mmsbm.diffusion.sde import SDES
 from mmsbm.latents import MISSING, NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.base import STREAMS
@@ -81,10 +82,12 @@ def make(network, *, sde='vp', parametrization='score', probability=0.0, times=N
   return LatentScore(
     network=network,
     layout=LAYOUT,
-    sde=SDES[sde](),
-    parametrization=PARAMETRIZATIONS[parametrization](),
-    times=TIME_SAMPLING[times or 'uniform'](),
-    weighting=weighting,
+    diffusion=Diffusion(
+      sde=SDES[sde](),
+      parametrization=PARAMETRIZATIONS[parametrization](),
+      times=TIME_SAMPLING[times or 'uniform'](),
+      weighting=weighting,
+    ),
     condition_probability=probability,
     drop_probability=drop,
     loss_scaling=loss_scaling,
@@ -256,11 +259,13 @@ def test_latents_with_a_spread_are_drawn_anew(family):
   learner = LatentScore(
     network=Record(),
     layout=layout,
-    # Next to no noise: what the network sees is the latent.
-    sde=SDES['ve'](sigma_min=1e-4, sigma_max=2e-4),
-    parametrization=PARAMETRIZATIONS['score'](),
-    times=TIME_SAMPLING['uniform'](),
-    weighting='uniform',
+    diffusion=Diffusion(
+      # Next to no noise: what the network sees is the latent.
+      sde=SDES['ve'](sigma_min=1e-4, sigma_max=2e-4),
+      parametrization=PARAMETRIZATIONS['score'](),
+      times=TIME_SAMPLING['uniform'](),
+      weighting='uniform',
+    ),
     condition_probability=0.0,
     family=family,
   )

@@ -7,17 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmsbm.config import Section
 from mmsbm.infra.rng import step_rngs
 from mmsbm.learners.autoencoder import VAE
 from mmsbm.learners.base import STREAMS
+from mmsbm.learners.codec import make_codec
 from mmsbm.learners.refiner import Refiner, make_refiner
-from mmsbm.modalities import make_modality
+from mmsbm.modalities import Modality, Vector
 from mmsbm.samplers import SAMPLERS
 
 # x | x_hat ~ N(MATRIX x_hat + SHIFT, STD^2), of shape [2, 1].
 MATRIX, SHIFT, STD = np.array([[0.8, -0.4], [0.0, 0.5]]), np.array([0.3, 0.1]), 0.2
 OFFSET, SCALE = 0.5, 0.35
 SPEC = dict(
+  name='diffusion',
   network=dict(name='mlp', width=16, num_blocks=1),
   sde=dict(name='ve', sigma_min=0.005, sigma_max=20.0),
   parametrization=dict(name='edm'),
@@ -47,11 +50,10 @@ class _Exact(nn.Module):
 
 def make(**changes) -> Refiner:
   mlp = dict(name='mlp', widths=(8,))
-  modality = make_modality(
-    'a', kind='vector', shape=(2, 1), latent_dim=3, encoder=mlp, decoder=mlp,
-    likelihood=dict(name='bernoulli'),
-  )  # fmt: skip
-  return make_refiner(VAE(modality, 1), **{**SPEC, **changes})
+  spec = dict(latent_dim=3, encoder=mlp, decoder=mlp, likelihood=dict(name='bernoulli'))
+  modality = Modality(name='a', kind_name='vector', kind=Vector(shape=(2, 1)))
+  vae = VAE(make_codec(Section(spec), modality), 1)
+  return make_refiner(Section(SPEC | changes), vae)
 
 
 def test_samples_have_the_moments_given_what_was_decoded():

@@ -10,22 +10,25 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from mmsbm.generate import Generator
 
 from mmsbm.diffusion.decoder import DiffusionDecoder
 from mmsbm.diffusion.guided_levels import DecoderGuidance
 from mmsbm.diffusion.parametrization import EDM
+from mmsbm.diffusion.process import Diffusion
 from mmsbm.diffusion.sde import VE
 from mmsbm.distributions import Normal
+from mmsbm.inference import Inference
 from mmsbm.infra import sharding
 from mmsbm.infra.errors import UserError
+from mmsbm.infra.rng import row_keys
 from mmsbm.latents import LatentLayout
+from mmsbm.learners.codec import Codec
 from mmsbm.learners.joint_vae import JointVAE
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality, Vector
-from mmsbm.models.base import Setup
 from mmsbm.models.gaussian_mixture import fit_gaussian_mixture
-from mmsbm.models.joint_vae import GaussianMixture, JointModel, Prior
+from mmsbm.models.joint_vae import JointModel
+from mmsbm.models.priors import Mixture, ScorePrior, Standard
 from mmsbm.objectives import MMVAE, MVTCAE, OBJECTIVES, MMVAEPlus
 from mmsbm.samplers.dpm_solver import DPMSolver
 
@@ -69,12 +72,10 @@ class GaussianNet(nn.Module):
 
 
 def make(objective, private=0, family='normal'):
-  modalities = tuple(
-    Modality(
-      name=f'm{i}',
-      kind_name='vector',
-      kind=Vector(),
-      shape=(DIM + private,),
+  kind = Vector(shape=(DIM + private,))
+  codecs = tuple(
+    Codec(
+      modality=Modality(name=f'm{i}', kind_name='vector', kind=kind),
       latent_dim=DIM + private,
       encoder=Encode(shift, log_var),
       decoder=Decode(),
@@ -82,37 +83,42 @@ def make(objective, private=0, family='normal'):
     )
     for i, (shift, log_var) in enumerate([(0.0, 0.0), (1.0, -1.0), (-2.0, 0.5)])
   )
-  sde = VE(sigma_min=0.01, sigma_max=40.0)
   score = LatentScore(
     network=GaussianNet(),
     layout=LatentLayout((DIM,)),
-    sde=sde,
-    parametrization=EDM(),
-    times=None,
-    weighting='edm',
+    diffusion=edm(sigma_min=0.01, sigma_max=40.0),
     condition_probability=0.0,
   )
-  setups = {
-    'default': Setup(Prior()),
-    'mixture': Setup(GaussianMixture()),
-    'score': Setup(DPMSolver(stochastic=True, num_steps=60, grid='edm')),
+  sampler = DPMSolver(stochastic=True, num_steps=60, grid='edm')
+  samplings = {
+    'default': Standard(),
+    'mixture': Mixture(num_components=2),
+    'score': ScorePrior(sampler=sampler, score=score),
   }
-  model = JointModel(JointVAE(modalities, objective, family, private), setups, score)
-  example = {'x': {m.name: np.zeros((1, *m.shape), np.float32) for m in modalities}}
+  model = JointModel(JointVAE(codecs, objective, family, private), samplings)
+  example = {'x': {c.name: np.zeros((1, *kind.shape), np.float32) for c in codecs}}
   init = model.learner.init if private else lambda key, batch: {'params': {}}
   variables = {
     'joint': init(jax.random.key(0), example),
     'score': {},
     'latents': {'mean': jnp.array([3.0, -1.0]), 'std': jnp.array([0.5, 2.0])},
     'mixtures': {
-      'mixture': {
+      '2': {
         'log_weights': jnp.log(jnp.array([0.25, 0.75])),
         'mean': jnp.array([[5.0, 0.0], [-5.0, 1.0]]),
         'scale': jnp.array([[[1.0, 0.0], [0.8, 0.6]], [[0.5, 0.0], [0.0, 2.0]]]),
       }
     },
   }  # fmt: skip
-  return Generator(model, variables, mesh=sharding.make_mesh(), chunk_size=MANY)
+  return inference(model, variables)
+
+
+def inference(model, variables):
+  return Inference(model, variables, mesh=sharding.make_mesh(), chunk_size=MANY)
+
+
+def edm(**levels):
+  return Diffusion(sde=VE(**levels), parametrization=EDM(), times=None, weighting='edm')
 
 
 @pytest.fixture(scope='module')
@@ -123,16 +129,25 @@ def product():
 X = tuple(np.array([[0.5 * i, 1.0 - i]], np.float32) for i in range(3))
 
 
-def codes_of(generator, num, private=0):
+def encode(made, num, private=0):
   x = tuple(np.pad(np.tile(a, (num, 1)), ((0, 0), (0, private))) for a in X)
-  return generator.encode(x)
+  return made.encode(x)
 
 
-def draw(generator, observed, setup='default', num=MANY, seed=0, **kw):
-  shown = np.broadcast_to(np.array(observed, bool), (num, 3))
-  return generator.sample_latents(
-    codes_of(generator, num), shown, key=jax.random.key(seed), setup=setup, **kw
-  )
+def sample_latents(made, encoded, observed, *, seed=0, sampling='default', rows=None):
+  """Flat latents [B, d + M p], as they are before the decoders."""
+  rows = np.arange(len(observed)) if rows is None else rows
+
+  def run(encoded, observed):
+    keys = row_keys(jax.random.key(seed), rows)
+    return made.model.sample_latents(made.variables, keys, encoded, observed, sampling)
+
+  return np.asarray(jax.jit(run)(encoded, observed))
+
+
+def draw(made, observed, sampling='default'):
+  shown = np.broadcast_to(np.array(observed, bool), (MANY, 3))
+  return sample_latents(made, encode(made, MANY), shown, sampling=sampling)
 
 
 def check_moments(z, mean, std):
@@ -146,11 +161,11 @@ def test_given_some_it_draws_from_their_product(product):
     precision = np.exp(-np.array([0.0, -1.0, 0.5]))[used]
     means = np.stack([X[0], X[1] + 1, X[2] - 2])[used, 0]
     mean = (precision[:, None] * means).sum(0) / precision.sum()
-    for setup in product.model.setups:
-      check_moments(draw(product, observed, setup), mean, precision.sum() ** -0.5)
+    for sampling in product.model.samplings:
+      check_moments(draw(product, observed, sampling), mean, precision.sum() ** -0.5)
 
 
-def test_given_nothing_it_draws_as_the_setup_says(product):
+def test_given_nothing_it_draws_from_its_prior(product):
   check_moments(draw(product, [0, 0, 0]), 0.0, 1.0)
   check_moments(draw(product, [0, 0, 0], 'score'), [3.0, -1.0], [0.5, 2.0])
   z = draw(product, [0, 0, 0], 'mixture')
@@ -162,28 +177,27 @@ def test_given_nothing_it_draws_as_the_setup_says(product):
 
 def test_a_row_depends_on_itself_only(product):
   patterns = np.array([[0, 0, 0], [1, 0, 0], [0, 0, 0], [1, 1, 0]], bool)
-  codes = codes_of(product, 4)
-  for setup in product.model.setups:
-    args = dict(key=jax.random.key(3), setup=setup)
-    whole = product.sample_latents(codes, patterns, **args)
+  encoded = encode(product, 4)
+  for sampling in product.model.samplings:
+    args = dict(seed=3, sampling=sampling)
+    whole = sample_latents(product, encoded, patterns, **args)
     for rows in ([2], [1, 3]):
-      part = product.sample_latents(
-        codes[rows], patterns[rows], rows=np.array(rows), **args
-      )
+      part = jax.tree.map(lambda a, rows=rows: a[rows], encoded)
+      part = sample_latents(product, part, patterns[rows], rows=np.array(rows), **args)
       np.testing.assert_allclose(part, whole[rows], rtol=1e-5, atol=1e-6)
     # What is not observed is of no influence.
-    # A code is the means of all modalities, then their log variances.
-    hidden = np.repeat(np.tile(~patterns, (1, 2)), DIM, axis=1)
-    other = np.where(hidden, 100.0, codes).astype(np.float32)
+    junk = jax.tree.map(
+      lambda a: np.where(patterns[..., None], a, 100.0).astype(np.float32), encoded
+    )
     np.testing.assert_array_equal(
-      product.sample_latents(other, patterns, **args), whole
+      sample_latents(product, junk, patterns, **args), whole
     )
 
 
 def test_cost_is_that_of_the_score_model_where_nothing_is_given(product):
   counts = {
-    (setup, given): product.model.num_evaluations(setup, given)
-    for setup in product.model.setups
+    (sampling, given): product.model.num_evaluations(sampling, given)
+    for sampling in product.model.samplings
     for given in (0, 2)
   }
   assert counts.pop(('score', 0)) == 60
@@ -191,13 +205,14 @@ def test_cost_is_that_of_the_score_model_where_nothing_is_given(product):
 
 
 def test_reconstructions_are_of_each_modality_alone(product):
-  x = product.reconstruct(codes_of(product, 5), key=jax.random.key(0))
+  x = product.reconstruct(encode(product, 5), key=jax.random.key(0))
   for shift, given, out in zip([0.0, 1.0, -2.0], X, x, strict=True):
     np.testing.assert_allclose(out, np.tile(2 * (given + shift), (5, 1)), rtol=1e-6)
-  z = product.mean_latents(
-    codes_of(product, 2), np.array([[0, 1, 0], [0, 0, 0]], bool), key=jax.random.key(0)
+  z = product.latents(
+    encode(product, 2), np.array([[0, 1, 0], [0, 0, 0]], bool), key=jax.random.key(0)
   )
-  np.testing.assert_allclose(z, [X[1][0] + 1, [0, 0]], rtol=1e-6)
+  assert set(z) == {'shared'}
+  np.testing.assert_allclose(z['shared'], [X[1][0] + 1, [0, 0]], rtol=1e-6)
 
 
 def test_a_mixture_draws_one_expert_for_each_row():
@@ -216,12 +231,13 @@ LOG_VAR = np.array([0.0, -1.0, 0.5])
 def test_every_pattern_of_what_is_given(name):
   """Draws are finite, depend on what is given and, of nothing, are from the prior."""
   private, num = int(name == 'mmvaeplus'), 800
-  generator = make(OBJECTIVES[name](), private)
+  made = make(OBJECTIVES[name](), private)
   observed = np.repeat(PATTERNS, num, axis=0)
-  codes, args = codes_of(generator, len(observed), private), dict(key=jax.random.key(2))
-  z = generator.sample_latents(codes, observed, **args)
+  encoded = encode(made, len(observed), private)
+  z = sample_latents(made, encoded, observed, seed=2)
   assert np.isfinite(z).all() and z.shape[1] == DIM + 3 * private
-  moved = generator.sample_latents(codes + 1, observed, **args)
+  other = jax.tree.map(lambda a: a + 1, encoded)
+  moved = sample_latents(made, other, observed, seed=2)
   np.testing.assert_array_equal(moved[:num], z[:num])
   assert (moved[num:, :DIM] != z[num:, :DIM]).all()
   np.testing.assert_allclose(z[:num].mean(0), 0.0, atol=4 / num**0.5)
@@ -243,10 +259,10 @@ def test_draws_come_with_the_ratio_of_prior_to_posterior(family, density, unit):
   observed, scale = np.repeat(PATTERNS, 5, axis=0), np.exp(0.5 * LOG_VAR)
   mean = np.random.default_rng(0).normal(size=(len(observed), 3, DIM + 1))
   log_var = np.broadcast_to(LOG_VAR[:, None], mean.shape)
-  codes = np.stack([mean, log_var], axis=1).reshape(len(mean), -1).astype(np.float32)
+  encoded = {'mean': mean.astype(np.float32), 'log_var': log_var.astype(np.float32)}
   variables = {'joint': {'params': {'auxiliary_log_var': jnp.zeros((3, 1))}}}
   keys = jax.random.split(jax.random.key(0), len(mean))
-  latents, ratio = jax.jit(model.draw)(variables, keys, codes, observed)
+  latents, ratio = jax.jit(model.draw)(variables, keys, encoded, observed)
   z, w = np.split(np.asarray(latents, np.float64), [DIM], axis=1)
   each = log_prob(z[:, None], mean[..., :DIM], scale[:, None]).sum(-1)
   # What is not given is drawn from the prior: its ratio is 1.
@@ -260,65 +276,69 @@ def test_draws_come_with_the_ratio_of_prior_to_posterior(family, density, unit):
 
 
 def test_private_latents():
-  generator = make(MMVAEPlus(), private=1)
+  made = make(MMVAEPlus(), private=1)
   num = 2_000
-  codes = codes_of(generator, num, private=1)
+  encoded = encode(made, num, private=1)
   observed = np.tile([[True, False, True]], (num, 1))
-  z = generator.sample_latents(codes, observed, key=jax.random.key(0))
-  assert z.shape == (num, DIM + 3) and generator.model.latent_dims == {
-    'shared': DIM, 'm0': 1, 'm1': 1, 'm2': 1,
-  }  # fmt: skip
+  z = sample_latents(made, encoded, observed)
+  dims = {'shared': DIM, 'm0': 1, 'm1': 1, 'm2': 1}
+  assert z.shape == (num, DIM + 3) and made.model.latent_dims == dims
   # Of observed ones from the posterior N(shift, e^log_var), otherwise N(0, 1).
   np.testing.assert_allclose(z[:, DIM:].mean(0), [0.0, 0.0, -2.0], atol=0.15)
   np.testing.assert_allclose(z[:, DIM:].std(0), [1.0, 1.0, np.exp(0.25)], rtol=0.08)
-  x = generator.decode(z, key=jax.random.key(0))
+  parts = np.split(z, np.cumsum(list(dims.values()))[:-1], axis=1)
+  parts = dict(zip(dims, parts, strict=True))
+  x = made.decode(parts, key=jax.random.key(0))
   np.testing.assert_allclose(x[1], 2 * z[:, [0, 1, 3]], rtol=1e-5)
+  # The same latents without noise.
+  mean = made.latents(encoded, observed, key=jax.random.key(0))
+  assert {name: a.shape[1] for name, a in mean.items()} == dims
+  np.testing.assert_allclose(
+    [mean[name][0, 0] for name in ('m0', 'm1', 'm2')], [0.0, 0.0, -2.0], atol=1e-6
+  )
   # Of 8-bit pictures one would not see that they were not finite.
-  z[7, 3] = np.inf
+  parts['m1'] = np.where(np.arange(num)[:, None] == 7, np.inf, parts['m1'])
   with pytest.raises(UserError, match=r"\['m1'\] gave values that are not finite"):
-    generator.decode(z, key=jax.random.key(0))
+    made.decode(parts, key=jax.random.key(0))
 
 
 def test_diffusion_decoders_draw():
   """N(2 z, 0.5^2) as a diffusion, beside a decoder that gives 2 z."""
-  generator = make(MVTCAE())
-  learner = generator.model.learner
+  plain = make(MVTCAE()).model
+  learner = plain.learner
   first = dataclasses.replace(
-    learner.modalities[0],
+    learner.codecs[0],
     diffusion=DiffusionDecoder(
       network=GaussianDenoiser(),
       shape=(DIM,),
-      sde=VE(sigma_min=0.002, sigma_max=60.0),
-      parametrization=EDM(),
-      times=None,
-      weighting='edm',
+      diffusion=edm(sigma_min=0.002, sigma_max=60.0),
       offset=0.0,
       scale=1.0,
     ),
     decoder=GaussianDenoiser(),
   )
-  learner = dataclasses.replace(learner, modalities=(first, *learner.modalities[1:]))
+  learner = dataclasses.replace(learner, codecs=(first, *learner.codecs[1:]))
   model = dataclasses.replace(
-    generator.model, learner=learner, decoder_sampler=DPMSolver(num_steps=40)
+    plain, learner=learner, decoder_sampler=DPMSolver(num_steps=40)
   )
   assert model.num_evaluations('score', 0) == 100
   assert model.num_evaluations('score', 1) == 40
-  every = dataclasses.replace(model, decoder_guidance=DecoderGuidance(scale=0.5))
-  assert every.num_evaluations('score', 1) == 80
+  guided = dataclasses.replace(model, decoder_guidance=DecoderGuidance(scale=0.5))
+  assert guided.num_evaluations('score', 1) == 80
   variables = {'joint': {'params': {'decoders_0': {}}}}
-  made = Generator(model, variables, mesh=sharding.make_mesh(), chunk_size=MANY)
-  latents = np.tile(np.array([[0.3, -1.0]], np.float32), (MANY, 1))
+  made = inference(model, variables)
+  latents = {'shared': np.tile(np.array([[0.3, -1.0]], np.float32), (MANY, 1))}
   x = made.decode(latents, key=jax.random.key(4))
   check_moments(x[0], [0.6, -2.0], 0.5)
   # Away from the latent 0: N(2 z (1 + scale), 0.5^2).
-  guided = Generator(every, variables, mesh=sharding.make_mesh(), chunk_size=MANY)
-  far = guided.decode(latents, key=jax.random.key(4))
+  far = inference(guided, variables).decode(latents, key=jax.random.key(4))
   check_moments(far[0], [0.9, -3.0], 0.5)
   np.testing.assert_array_equal(far[1], x[1])
-  np.testing.assert_allclose(x[1], 2 * latents, rtol=1e-6)
-  again = made.decode(latents[:3], key=jax.random.key(4))
+  np.testing.assert_allclose(x[1], 2 * latents['shared'], rtol=1e-6)
+  few = {'shared': latents['shared'][:3]}
+  again = made.decode(few, key=jax.random.key(4))
   np.testing.assert_allclose(again[0], x[0][:3], rtol=1e-4, atol=1e-5)
-  assert (made.decode(latents[:3], key=jax.random.key(5))[0] != again[0]).all()
+  assert (made.decode(few, key=jax.random.key(5))[0] != again[0]).all()
 
 
 def test_the_mixture_is_fitted():

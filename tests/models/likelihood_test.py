@@ -7,12 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mmsbm.evaluators.probability_flow import ProbabilityFlow
 
+from mmsbm.config import Section
 from mmsbm.diffusion.parametrization import EDM
+from mmsbm.diffusion.probability_flow import ProbabilityFlow
+from mmsbm.diffusion.process import Diffusion
 from mmsbm.diffusion.sde import VE
 from mmsbm.distributions import DiagGaussian, Normal
-from mmsbm.evaluators.likelihood import (
+from mmsbm.latents import OBSERVED, LatentLayout
+from mmsbm.learners.autoencoder import VAE
+from mmsbm.learners.codec import Codec, make_codec
+from mmsbm.learners.joint_vae import JointVAE
+from mmsbm.learners.latent_score import LatentScore
+from mmsbm.modalities import Modality, Vector, make_modalities
+from mmsbm.models.joint_vae import JointModel
+from mmsbm.models.likelihood import (
   exchange_prior,
   importance_bound,
   joint_log_weight,
@@ -20,13 +29,7 @@ from mmsbm.evaluators.likelihood import (
   latent_log_prob,
   vae_log_weights,
 )
-from mmsbm.latents import OBSERVED, LatentLayout
-from mmsbm.learners.autoencoder import VAE
-from mmsbm.learners.joint_vae import JointVAE
-from mmsbm.learners.latent_score import LatentScore
-from mmsbm.modalities import Modality, Vector, make_modality
-from mmsbm.models.base import Setup
-from mmsbm.models.joint_vae import JointModel, Prior
+from mmsbm.models.priors import Standard
 from mmsbm.objectives import MMVAE, MVAE, MMVAEPlus
 
 SCALE = 0.7
@@ -34,7 +37,7 @@ SCALE = 0.7
 WEIGHT = np.array([[1.0, 1.0, 0.0], [0.3, -0.3, 0.8]], np.float32)
 BIAS = np.array([0.5, -1.0, 0.2], np.float32)
 # Modalities as files hold them are twice what the networks see, plus 1.
-KIND = Vector(offset=1.0, scale=2.0)
+KIND = Vector(shape=(3,), offset=1.0, scale=2.0)
 SDE = VE(sigma_min=1e-3, sigma_max=1e4)
 FLOW = ProbabilityFlow(num_steps=80)
 
@@ -57,17 +60,17 @@ class LinearDecoder(nn.Module):
 
 
 def make_vae(name='a', index=0, beta=1.0, **encoder):
-  modality = Modality(
-    name=name,
-    kind_name='vector',
-    kind=KIND,
-    shape=(3,),
+  return VAE(codec=codec(name, LinearEncoder(**encoder)), index=index, beta=beta)
+
+
+def codec(name, encoder):
+  return Codec(
+    modality=Modality(name=name, kind_name='vector', kind=KIND),
     latent_dim=2,
-    encoder=LinearEncoder(**encoder),
+    encoder=encoder,
     decoder=LinearDecoder(),
     likelihood=Normal(scale=SCALE),
   )
-  return VAE(modality=modality, index=index, beta=beta)
 
 
 def log_normal(x, mean, cov):
@@ -135,29 +138,23 @@ def test_draws_of_a_row_are_its_own():
 
 
 @pytest.mark.parametrize(
-  'kind,shape,likelihood',
+  'kind,likelihood',
   [
-    ('image', (2, 2, 3), dict(name='normal', scale=0.35)),
-    ('image', (2, 2, 3), dict(name='laplace', scale=0.75)),
-    ('mask', (2, 2, 1), dict(name='bernoulli')),
-    ('attributes', (4,), dict(name='bernoulli')),
-    (dict(name='label', num_classes=5), (), dict(name='categorical')),
-    (dict(name='vector', scale=0.4), (3,), dict(name='normal')),
+    (dict(kind='image', shape=(2, 2, 3)), dict(name='normal', scale=0.35)),
+    (dict(kind='image', shape=(2, 2, 3)), dict(name='laplace', scale=0.75)),
+    (dict(kind='mask', shape=(2, 2, 1)), dict(name='bernoulli')),
+    (dict(kind='attributes', shape=(4,)), dict(name='bernoulli')),
+    (dict(kind='label', num_classes=5), dict(name='categorical')),
+    (dict(kind='vector', shape=(3,), scale=0.4), dict(name='normal')),
   ],
 )
-def test_every_kind_of_modality_has_a_bound(kind, shape, likelihood):
+def test_every_kind_of_modality_has_a_bound(kind, likelihood):
   mlp = dict(name='mlp', widths=(8,))
-  modality = make_modality(
-    'a',
-    kind=kind,
-    shape=shape,
-    latent_dim=2,
-    encoder=mlp,
-    decoder=mlp,
-    likelihood=likelihood,
-  )
-  vae = VAE(modality=modality, index=0)
-  raw = np.random.default_rng(0).integers(0, 2, (5, *shape)).astype(modality.kind.dtype)
+  (modality,) = make_modalities(Section({'a': kind}))
+  spec = dict(latent_dim=2, encoder=mlp, decoder=mlp, likelihood=likelihood)
+  vae = VAE(codec=make_codec(Section(spec), modality), index=0)
+  raw = np.random.default_rng(0).integers(0, 2, (5, *modality.shape))
+  raw = raw.astype(modality.kind.dtype)
   variables = jax.jit(vae.init)(jax.random.key(0), {'x': {'a': raw}})
   weights = vae_log_weights(vae, variables, keys(5), raw, 4)
   bound = np.asarray(importance_bound(weights))
@@ -256,10 +253,7 @@ def make_model(mean=MEAN, cov=COV, **encoder):
     score=LatentScore(
       network=network,
       layout=layout,
-      sde=SDE,
-      parametrization=EDM(),
-      times=None,
-      weighting='edm',
+      diffusion=Diffusion(sde=SDE, parametrization=EDM(), times=None, weighting='edm'),
       condition_probability=0.5,
     ),
   )
@@ -364,21 +358,9 @@ class Factor(nn.Module):
 
 
 def joint_model(objective, encoder, private=0):
-  modalities = tuple(
-    Modality(
-      name=name,
-      kind_name='vector',
-      kind=KIND,
-      shape=(3,),
-      latent_dim=2,
-      encoder=encoder,
-      decoder=LinearDecoder(),
-      likelihood=Normal(scale=SCALE),
-    )
-    for name in 'ab'
-  )
-  vae = JointVAE(modalities, objective, private_dim=private)
-  return JointModel(vae, {'default': Setup(Prior())})
+  codecs = tuple(codec(name, encoder) for name in 'ab')
+  vae = JointVAE(codecs, objective, private_dim=private)
+  return JointModel(vae, {'default': Standard()})
 
 
 def joint_weights(model, num, num_samples, observed=(True, True)):
@@ -386,11 +368,11 @@ def joint_weights(model, num, num_samples, observed=(True, True)):
   (raw_a, a), (raw_b, b) = raw_examples(num), raw_examples(num, seed=1)
   private, raw = model.learner.private_dim, (raw_a, raw_b)
   variables = {'joint': {'params': {'auxiliary_log_var': jnp.zeros((2, private))}}}
-  codes = model.encode(variables, raw)
+  encoded = model.encode(variables, raw)
   shown = jnp.broadcast_to(jnp.array(observed), (num, 2))
   weights, each = jax.jit(
     lambda keys: joint_vae_log_weights(
-      model, variables, keys, codes, raw, shown, num_samples
+      model, variables, keys, encoded, raw, shown, num_samples
     )
   )(keys(num))
   mean, (shared, own) = np.concatenate([BIAS, BIAS]), np.split(WEIGHT, [2 - private])

@@ -13,16 +13,20 @@ from mmsbm.generate import Generator
 
 from mmsbm.diffusion.losses import UniformTimes
 from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
+from mmsbm.diffusion.process import Diffusion
 from mmsbm.diffusion.sde import VE, VP
 from mmsbm.distributions import Normal
 from mmsbm.guidance import ClassifierFree, Energy
+from mmsbm.inference import Inference
 from mmsbm.infra import sharding
+from mmsbm.infra.rng import row_keys
 from mmsbm.latents import MISSING, LatentLayout
 from mmsbm.learners.autoencoder import VAE
+from mmsbm.learners.codec import Codec
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality, Vector
-from mmsbm.models.base import Setup
-from mmsbm.models.score_based import ScoreBasedModel
+from mmsbm.models.base import SampleKeys
+from mmsbm.models.score_based import ScoreBasedModel, ScoreSampling
 from mmsbm.samplers.conditioning import CONDITIONING, Noised, TimeZero
 from mmsbm.samplers.dpm_solver import DPMSolver
 from mmsbm.samplers.heun import Heun
@@ -103,16 +107,19 @@ class Scale(nn.Module):
     return (out, jnp.zeros_like(out)) if self.encoder else out
 
 
-def make_model(sde, num_steps=40, count=None, **setups):
-  """Modality m is 2^m times its latent; setups may be added to two plain ones."""
+def sampling(sampler, conditioning=None, guidance=()):
+  return ScoreSampling(
+    sampler=sampler, conditioning=conditioning or TimeZero(), guidance=guidance
+  )
+
+
+def make_model(sde, num_steps=40, count=None, **samplings):
+  """Modality m is 2^m times its latent; samplings may be added to two plain ones."""
   names = ('a', 'b', 'c')
   autoencoders = tuple(
     VAE(
-      Modality(
-        name=name,
-        kind_name='vector',
-        kind=Vector(),
-        shape=(dim,),
+      Codec(
+        modality=Modality(name=name, kind_name='vector', kind=Vector(shape=(dim,))),
         latent_dim=dim,
         encoder=Scale(0.5**i, True),
         decoder=Scale(2.0**i, False),
@@ -125,20 +132,22 @@ def make_model(sde, num_steps=40, count=None, **setups):
   score = LatentScore(
     network=ExactScore(sde, count),
     layout=LAYOUT,
-    sde=sde,
-    parametrization=PARAMETRIZATIONS['score'](),
-    times=UniformTimes(),
-    weighting='uniform',
+    diffusion=Diffusion(
+      sde=sde,
+      parametrization=PARAMETRIZATIONS['score'](),
+      times=UniformTimes(),
+      weighting='uniform',
+    ),
     condition_probability=0.0,
   )
   model = ScoreBasedModel(
     autoencoders=autoencoders,
     score=score,
-    setups={
-      'default': Setup(DPMSolver(num_steps=num_steps), TimeZero()),
-      'heun': Setup(Heun(num_steps=num_steps), TimeZero()),
+    samplings={
+      'default': sampling(DPMSolver(num_steps=num_steps)),
+      'heun': sampling(Heun(num_steps=num_steps)),
     }
-    | setups,
+    | samplings,
     energy=ExactEnergy(sde, count),
   )
   variables = {
@@ -150,8 +159,19 @@ def make_model(sde, num_steps=40, count=None, **setups):
   return model, variables
 
 
-def generator(model, variables, chunk_size=10_000):
-  return Generator(model, variables, mesh=sharding.make_mesh(), chunk_size=chunk_size)
+def inference(model, variables, chunk_size=10_000):
+  return Inference(model, variables, mesh=sharding.make_mesh(), chunk_size=chunk_size)
+
+
+def sample_latents(made, z, observed, *, seed=0, rows=None, sampling='default'):
+  """Standardised latents [B, D], as they are before the decoders."""
+  rows = np.arange(len(observed)) if rows is None else rows
+
+  def run(z, observed):
+    keys = row_keys(jax.random.key(seed), rows)
+    return made.model.sample_latents(made.variables, keys, z, observed, sampling)
+
+  return np.asarray(jax.jit(run)(z, observed))
 
 
 FACTOR = 2.0**LAYOUT.modality_of_dim
@@ -163,19 +183,17 @@ def raw(latents):
 
 
 @pytest.mark.parametrize('sde', [VP(), VE()], ids=['vp', 've'])
-@pytest.mark.parametrize('setup', ['default', 'heun'])
-def test_every_subset_gives_its_conditional_gaussian(sde, setup):
+@pytest.mark.parametrize('name', ['default', 'heun'])
+def test_every_subset_gives_its_conditional_gaussian(sde, name):
   """All eight subsets in one batch, row after row, from raw data to raw data."""
   num = 1500
-  made = generator(*make_model(sde))
+  made = inference(*make_model(sde))
   truth = np.random.default_rng(0).multivariate_normal(MEAN, COV)
   x = raw(np.broadcast_to(truth, (8 * num, D)))
   observed = np.tile(SUBSETS, (num, 1))
   z = made.encode(x)
   np.testing.assert_allclose(z[0], (truth - MEAN) / STD, rtol=1e-4, atol=1e-5)
-  key = jax.random.key(1)
-  latents = made.sample_latents(z, observed, key=key, setup=setup)
-  drawn = made.decode(latents, key=key)
+  drawn = made.sample(z, observed, key=jax.random.key(1), sampling=name)
   for m, given in enumerate(x):
     np.testing.assert_allclose(
       drawn[m][observed[:, m]], given[observed[:, m]], rtol=1e-4
@@ -206,53 +224,58 @@ def small():
   return make_model(VP(), num_steps=8)
 
 
-def draw(made, num, seed=0, rows=None, scale=1.0):
-  z = scale * np.random.default_rng(7).normal(size=(num, D)).astype(np.float32)
-  observed = np.random.default_rng(8).random((num, 3)) < 0.5
-  out = made.sample_latents(z, observed, key=jax.random.key(seed), rows=rows)
-  return z, LAYOUT.expand(observed), out
+def rows_of(num):
+  """Latents [num, D] and which modalities [num, 3] are observed."""
+  z = np.random.default_rng(7).normal(size=(num, D)).astype(np.float32)
+  return z, np.random.default_rng(8).random((num, 3)) < 0.5
+
+
+def draw(made, num, seed=0):
+  z, observed = rows_of(num)
+  return z, LAYOUT.expand(observed), sample_latents(made, z, observed, seed=seed)
 
 
 def test_a_row_depends_on_itself_only(small):
   """Not on the chunk size, not on the other rows, not on where it stands."""
-  z, shown, whole = draw(generator(*small), 23)
+  made, (z, observed) = inference(*small), rows_of(23)
+  key = jax.random.key(0)
+  whole = made.sample(z, observed, key=key)
   for chunk_size in (1, 5, 64):
-    other = draw(generator(*small, chunk_size), 23)[2]
-    np.testing.assert_allclose(other, whole, rtol=1e-4, atol=1e-5)
-  np.testing.assert_array_equal(whole[shown], z[shown])
-  made = generator(*small)
+    other = inference(*small, chunk_size).sample(z, observed, key=key)
+    for a, b in zip(other, whole, strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
   order = np.random.default_rng(0).permutation(23)[:9]
-  observed = np.random.default_rng(8).random((23, 3)) < 0.5
-  some = made.sample_latents(
-    z[order], observed[order], key=jax.random.key(0), rows=order
-  )
-  np.testing.assert_allclose(some, whole[order], rtol=1e-4, atol=1e-5)
+  some = made.sample(z[order], observed[order], key=key, rows=order)
+  for a, b in zip(some, whole, strict=True):
+    np.testing.assert_allclose(a, b[order], rtol=1e-4, atol=1e-4)
+
+
+def test_observed_latents_stay(small):
+  z, shown, out = draw(inference(*small), 23)
+  np.testing.assert_array_equal(out[shown], z[shown])
 
 
 def test_seeds_and_rows_change_the_draw(small):
-  made = generator(*small)
+  made = inference(*small)
   _, shown, first = draw(made, 23)
   second = draw(made, 23, seed=1)[2]
   assert (first != second)[~shown].all()
   zero = np.zeros((6, D), np.float32)
-  out = made.sample_latents(zero, np.zeros((6, 3), bool), key=jax.random.key(0))
+  out = sample_latents(made, zero, np.zeros((6, 3), bool))
   assert len(np.unique(out.round(4), axis=0)) == 6
 
 
 def test_what_is_not_observed_does_not_matter(small):
   """Latents of hidden modalities may hold anything."""
-  made = generator(*small)
+  made, (_, observed) = inference(*small), rows_of(23)
   z, shown, first = draw(made, 23)
-  observed = np.random.default_rng(8).random((23, 3)) < 0.5
   for junk in (1e6, np.nan):
-    other = made.sample_latents(
-      np.where(shown, z, junk).astype(np.float32), observed, key=jax.random.key(0)
-    )
+    other = np.where(shown, z, junk).astype(np.float32)
+    other = sample_latents(made, other, observed)
     np.testing.assert_array_equal(other, first)
 
 
 def test_the_program_is_compiled_once_for_all_chunks(small):
-  made = generator(*small, chunk_size=4)
   traces = []
   original = ScoreBasedModel.sample_latents
 
@@ -262,9 +285,9 @@ def test_the_program_is_compiled_once_for_all_chunks(small):
       return original(self, *args)
 
   model = Counting(**{f: getattr(small[0], f) for f in small[0].__dataclass_fields__})
-  made = generator(model, small[1], chunk_size=4)
+  made, (z, observed) = inference(model, small[1], chunk_size=4), rows_of(23)
   for seed in range(3):
-    draw(made, 23, seed=seed)
+    made.sample(z, observed, key=jax.random.key(seed))
   assert len(traces) == 1
 
 
@@ -281,8 +304,8 @@ GUIDED = {
 def guided():
   """A model with guidance in every conditioning and two samplers, and its calls."""
   calls = []
-  setups = {
-    f'{kind}_{rule}': Setup(sampler, CONDITIONING[rule](), guidance)
+  samplings = {
+    f'{kind}_{rule}': sampling(sampler, CONDITIONING[rule](), guidance)
     for kind, guidance in GUIDED.items()
     for rule, sampler in (
       ('time_zero', DPMSolver(num_steps=7)),
@@ -290,11 +313,11 @@ def guided():
     )
   }
   plain = {
-    'plain_time_zero': Setup(DPMSolver(num_steps=7), TimeZero()),
-    'plain_noised': Setup(Heun(num_steps=4), Noised()),
+    'plain_time_zero': sampling(DPMSolver(num_steps=7)),
+    'plain_noised': sampling(Heun(num_steps=4), Noised()),
   }
-  model = make_model(VE(), count=lambda: calls.append(1), **setups, **plain)
-  return generator(*model), calls
+  model = make_model(VE(), count=lambda: calls.append(1), **samplings, **plain)
+  return inference(*model), calls
 
 
 @pytest.mark.parametrize('rule', ['time_zero', 'noised'])
@@ -304,19 +327,19 @@ def test_guidance_in_a_model(guided, kind, rule):
   made, calls = guided
   z = np.random.default_rng(7).normal(size=(16, D)).astype(np.float32)
   observed = np.tile(SUBSETS, (2, 1))
-  key, setup = jax.random.key(0), f'{kind}_{rule}'
+  name = f'{kind}_{rule}'
   jax.effects_barrier()
   calls.clear()
-  whole = made.sample_latents(z, observed, key=key, setup=setup)
+  whole = sample_latents(made, z, observed, sampling=name)
   jax.effects_barrier()
   # The check of shapes in an experiment calls nothing; one chunk, one trajectory.
-  assert len(calls) == made.model.num_evaluations(setup, 1)
+  assert len(calls) == made.model.num_evaluations(name, 1)
   some = np.array([9, 3, 14, 0])
-  part = made.sample_latents(z[some], observed[some], key=key, rows=some, setup=setup)
+  part = sample_latents(made, z[some], observed[some], rows=some, sampling=name)
   np.testing.assert_allclose(part, whole[some], rtol=1e-3, atol=1e-4)
   shown = np.asarray(LAYOUT.expand(observed))
   np.testing.assert_array_equal(whole[shown], z[shown])
-  plain = made.sample_latents(z, observed, key=key, setup=f'plain_{rule}')
+  plain = sample_latents(made, z, observed, sampling=f'plain_{rule}')
   nothing = ~observed.any(1)
   changed = (np.abs(whole - plain) > 1e-3).any(1)
   guided_rows = ~observed.all(1) & (~nothing | (kind == 'energy'))
@@ -335,13 +358,11 @@ def test_energies_see_observed_latents_as_in_their_training(rule):
       jax.debug.callback(lambda z, t: seen.append((z, t)), z, t)
       return super().pair_energy(variables, z, t)
 
-  setup = Setup(DPMSolver(num_steps=3), CONDITIONING[rule](), (Energy(scale=1.0),))
-  model, variables = make_model(VE(), setup=setup)
+  way = sampling(DPMSolver(num_steps=3), CONDITIONING[rule](), (Energy(scale=1.0),))
+  model, variables = make_model(VE(), way=way)
   model = dataclasses.replace(model, energy=Recording(VE()))
   z = np.random.default_rng(7).normal(size=(8, D)).astype(np.float32)
-  generator(model, variables).sample_latents(
-    z, SUBSETS, key=jax.random.key(0), setup='setup'
-  )
+  sample_latents(inference(model, variables), z, SUBSETS, sampling='way')
   jax.effects_barrier()
   assert len(seen) == 3
   shown = np.asarray(LAYOUT.expand(SUBSETS))
@@ -380,11 +401,12 @@ def test_refiners_see_what_is_decoded_and_nothing_else_changes(small):
   own = {'b': {'shift': 100.0}, 'c': {'shift': -100.0}}
   z = np.random.default_rng(0).normal(size=(500, D)).astype(np.float32)
   plain, made = (
-    generator(model, variables),
-    generator(refined, variables | {'refiner': own}),
+    inference(model, variables),
+    inference(refined, variables | {'refiner': own}),
   )
   key = jax.random.key(5)
-  before, after = plain.decode(z, key=key), made.decode(z, key=key)
+  parts = dict(zip('abc', np.split(z, np.cumsum(LAYOUT.dims)[:-1], 1), strict=True))
+  before, after = plain.decode(parts, key=key), made.decode(parts, key=key)
   np.testing.assert_array_equal(after[0], before[0])
   noise = [after[i] - before[i] - shift for i, shift in ((1, 100.0), (2, -100.0))]
   for each in noise:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from mmsbm.build import build
 
+from mmsbm.config import build
 from mmsbm.distributions import DiagGaussian, DiagLaplace
 from mmsbm.fusion import all_subsets
 from mmsbm.infra.errors import UserError
