@@ -25,7 +25,6 @@ from mmsbm.learners.autoencoder import VAE
 from mmsbm.learners.codec import Codec
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.modalities import Modality, Vector
-from mmsbm.models.base import SampleKeys
 from mmsbm.models.score_based import ScoreBasedModel, ScoreSampling
 from mmsbm.samplers.conditioning import CONDITIONING, Noised, TimeZero
 from mmsbm.samplers.dpm_solver import DPMSolver
