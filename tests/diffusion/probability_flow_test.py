@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mmsbm.evaluators.probability_flow import ProbabilityFlow
 
 from mmsbm.diffusion.probability_flow import ProbabilityFlow
 from mmsbm.diffusion.sde import SDES, VE, VP, SubVP

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mmsbm.generate import Generator
 
 from mmsbm.diffusion.losses import UniformTimes
 from mmsbm.diffusion.parametrization import PARAMETRIZATIONS
