@@ -76,8 +76,10 @@ def test_other_energies_are_another_training(smoke_run, tmp_path):
   shutil.copytree(smoke_run, workdir)
   # Without energies nothing contradicts the run, which has them.
   make_experiment(without().to_dict(), workdir).check()
+  other = digits.get_config('smoke,modalities=3').to_dict()
+  other['energy']['num_steps'] = 10
   with pytest.raises(UserError, match='energy.num_steps: 20 -> 10'):
-    make_experiment(config(), workdir).check()
+    make_experiment(other, workdir).check()
 
 
 @pytest.mark.parametrize(

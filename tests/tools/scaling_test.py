@@ -81,7 +81,7 @@ def test_rows_are_per_example_and_end_with_ratios(config):
 
 def test_mistakes(config):
   for networks, numbers, message in (
-    (['hubs'], [2], "--networks=hubs is not one of \\['hub'"),
+    (['hubs'], [2], "--networks: unknown component 'hubs'"),
     (['hub'], [], 'must be positive'),
     (['hub'], [0, 2], 'must be positive'),
   ):
