@@ -238,19 +238,32 @@ class Section(Mapping):
     has_place = re.search(r'\bconfig\.', text)
     return error if has_place else UserError(f'{self.place("")}: {text}')
 
-  def at_least(self, least: float, key: str) -> Any:
-    """Returns a number after a look at its size."""
+  def number(self, key: str) -> float:
+    """Returns a value that is a number."""
     value = self[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
-      bound = 'positive' if least == 1 else f'at least {least}'
-      raise UserError(f'{self.place(key)} is {value!r}; it must be {bound}.')
+    if isinstance(value, bool) or not isinstance(value, int | float):
+      raise UserError(f'{self.place(key)} is {value!r}, not a number.')
+    return value
+
+  def count(self, key: str) -> int:
+    """Returns a number of things, of which there must be one."""
+    value = self.number(key)
+    if not isinstance(value, int):
+      raise UserError(f'{self.place(key)} is {value!r}; it must be a whole number.')
+    if value < 1:
+      raise UserError(f'{self.place(key)} is {value!r}; it must be positive.')
+    return value
+
+  def at_least(self, least: float, key: str) -> float:
+    """Returns a number after a look at its size."""
+    value = self.number(key)
+    if value < least:
+      raise UserError(f'{self.place(key)} is {value!r}; it must be at least {least}.')
     return value
 
   def share(self, key: str) -> float:
     """Returns a number of [0, 1)."""
-    value = self[key]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-      raise UserError(f'{self.place(key)} is {value!r}, not a number.')
+    value = self.number(key)
     if not 0 <= value < 1:
       raise UserError(f'{self.place(key)} must be at least 0 and below 1, not {value}.')
     return value

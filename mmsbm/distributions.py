@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from mmsbm.infra.errors import UserError
+
 
 @struct.dataclass
 class Posterior(abc.ABC):
@@ -101,6 +103,11 @@ class Likelihood(Protocol):
     """E[x] for decoder output [B, ...], in the units of x."""
 
 
+def _check_scale(scale: float) -> None:
+  if not scale > 0:
+    raise UserError(f'scale={scale} must be positive.')
+
+
 def _sum_per_example(x: jax.Array) -> jax.Array:
   return x.reshape(x.shape[0], -1).sum(-1)
 
@@ -110,6 +117,9 @@ class Normal:
   """N(output, scale^2)."""
 
   scale: float = 1.0
+
+  def __post_init__(self):
+    _check_scale(self.scale)
 
   def log_prob(self, output, x):
     residual = jnp.square((x - output) / self.scale)
@@ -126,6 +136,9 @@ class Laplace:
   """Laplace(output, scale)."""
 
   scale: float = 1.0
+
+  def __post_init__(self):
+    _check_scale(self.scale)
 
   def log_prob(self, output, x):
     residual = jnp.abs(x - output) / self.scale

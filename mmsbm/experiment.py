@@ -113,9 +113,9 @@ def make_experiment(
     ledger=ledger,
     mesh=sharding.make_mesh(),
     options=train.LoopOptions(
-      block_steps=loop.at_least(1, 'block_steps'),
-      checkpoint_every_steps=loop.at_least(1, 'checkpoint_every_steps'),
-      keep_checkpoints=loop.at_least(1, 'keep_checkpoints'),
+      block_steps=loop.count('block_steps'),
+      checkpoint_every_steps=loop.count('checkpoint_every_steps'),
+      keep_checkpoints=loop.count('keep_checkpoints'),
     ),
     device_memory_gb=loop.at_least(0, 'device_memory_gb'),
   )

@@ -280,18 +280,29 @@ def test_section_names_a_place_once():
   assert str(own) == "config.score: module 'myconfig.parts' is wrong."
 
 
+def test_number():
+  assert SCORE.number('rate') == 0.3 and SCORE.number('num_steps') == 10
+  for key in ('flag', 'text', 'empty'):
+    with pytest.raises(UserError, match=f'^config.score.{key} is .*, not a number.$'):
+      SCORE.number(key)
+
+
 def test_at_least():
   assert SCORE.at_least(1, 'num_steps') == 10 and SCORE.at_least(0.3, 'rate') == 0.3
-  with pytest.raises(
-    UserError, match='^config.score.num_steps is 10; .* at least 11.$'
-  ):
-    SCORE.at_least(11, 'num_steps')
-  zero = Section({'n': 0}, 'loop')
-  with pytest.raises(UserError, match='^config.loop.n is 0; it must be positive.$'):
-    zero.at_least(1, 'n')
-  for key in ('flag', 'text', 'empty'):
-    with pytest.raises(UserError, match=f'^config.score.{key} is '):
-      SCORE.at_least(0, key)
+  with pytest.raises(UserError, match='^config.score.rate is 0.3; .* at least 1.$'):
+    SCORE.at_least(1, 'rate')
+
+
+def test_count():
+  assert SCORE.count('num_steps') == 10
+  for value in (0, -3):
+    with pytest.raises(UserError, match=f'^config.n is {value}; it must be positive.$'):
+      Section({'n': value}).count('n')
+  for value in (1.5, 2.0):
+    with pytest.raises(UserError, match=f'^config.n is {value}; .* a whole number.$'):
+      Section({'n': value}).count('n')
+  with pytest.raises(UserError, match="^config.n is '3', not a number.$"):
+    Section({'n': '3'}).count('n')
 
 
 def test_share():

@@ -38,7 +38,7 @@ LAYER_OF = {part: number for number, parts in enumerate(LAYERS) for part in part
 ALLOWED = {
   'config': {'infra'},
   'configs': {'infra'},
-  'distributions': set(),
+  'distributions': {'infra'},
   'latents': set(),
   'record': {'infra'},
   'report': {'infra'},

@@ -15,6 +15,7 @@ from mmsbm.distributions import (
   Laplace,
   Normal,
 )
+from mmsbm.infra.errors import UserError
 
 
 def wave(shape, offset, step):
@@ -123,3 +124,10 @@ def test_extreme_logits_give_finite_values_and_gradients():
 
 def test_the_table_has_every_likelihood():
   assert set(LIKELIHOODS) == {'normal', 'laplace', 'bernoulli', 'categorical'}
+
+
+@pytest.mark.parametrize('likelihood', [Normal, Laplace])
+def test_likelihood_refuses_a_scale_that_is_not_positive(likelihood):
+  for scale in (0.0, -1.0):
+    with pytest.raises(UserError, match=f'scale={scale} must be positive'):
+      likelihood(scale=scale)

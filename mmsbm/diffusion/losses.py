@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from mmsbm.config import find
 from mmsbm.diffusion.sde import SDE
+from mmsbm.infra.errors import UserError
 
 WEIGHTINGS = {
   # The published loss: mean of (sigma score + eps)^2.
@@ -123,6 +124,10 @@ class LognormalTimes:
   mean: float = -0.5
   std: float = 1.2
   time_min: float = 1e-5
+
+  def __post_init__(self):
+    if not self.std > 0:
+      raise UserError(f'std={self.std} must be positive.')
 
   def __call__(self, key, shape, sde):
     s = jnp.exp(self.mean + self.std * jax.random.normal(key, shape))

@@ -15,6 +15,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from mmsbm.infra.errors import UserError
+
 
 class SDE:
   """What follows from the kernel; subclasses define the kernel itself."""
@@ -48,6 +50,13 @@ class VP(SDE):
 
   beta_min: float = 0.1
   beta_max: float = 20.0
+
+  def __post_init__(self):
+    if not 0 <= self.beta_min <= self.beta_max or not self.beta_max > 0:
+      raise UserError(
+        f'beta_min={self.beta_min} must be at least 0 and at most beta_max='
+        f'{self.beta_max}, which must be positive.'
+      )
 
   def _beta(self, t):
     return self.beta_min + t * (self.beta_max - self.beta_min)
@@ -118,6 +127,13 @@ class VE(SDE):
 
   sigma_min: float = 0.01
   sigma_max: float = 50.0
+
+  def __post_init__(self):
+    if not 0 < self.sigma_min < self.sigma_max:
+      raise UserError(
+        f'sigma_min={self.sigma_min} must be positive and below sigma_max='
+        f'{self.sigma_max}.'
+      )
 
   @property
   def _log_ratio(self):

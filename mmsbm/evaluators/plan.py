@@ -57,8 +57,8 @@ def make_evaluation(
     metric_specs=plain(section['metrics']),
     evaluators=_make_parts(section.section('evaluators'), EVALUATORS, _EVALUATOR),
     split=section.choice('split', SPLITS),
-    num_examples=section.at_least(1, 'num_examples'),
-    chunk_size=section.at_least(1, 'chunk_size'),
+    num_examples=section.count('num_examples'),
+    chunk_size=section.count('chunk_size'),
     seed=section['seed'],
   )
 

@@ -22,6 +22,8 @@ def make_schedule(
     warmup_steps: linear from 0 before it.
     final_fraction: last learning rate over the peak.
   """
+  if not learning_rate > 0:
+    raise UserError(f'learning_rate={learning_rate} must be positive.')
   if schedule == 'constant':
     after = optax.constant_schedule(learning_rate)
   elif schedule == 'cosine':

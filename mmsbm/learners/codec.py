@@ -74,7 +74,7 @@ def make_codec(section: Section, modality: Modality) -> Codec:
     modality: what is encoded.
   """
   section.known(('latent_dim', 'encoder', 'decoder', 'likelihood'))
-  latent_dim = section.at_least(1, 'latent_dim')
+  latent_dim = section.count('latent_dim')
   shape, diffusion = modality.model_shape, None
   if section.section('decoder').get('name') == 'diffusion':
     diffusion = make_diffusion_decoder(section.section('decoder'), shape)

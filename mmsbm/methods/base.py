@@ -1,7 +1,9 @@
 """What a method is: steps that follow from each other, and the model that they make."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -99,10 +101,14 @@ class Method:
   main: str
 
 
+# The fields of a config section that say how a learner is trained.
+TRAINING = ('num_steps', 'batch_size', 'ema_decay', 'optimizer')
+
+
 def make_training(section: Section, learner: Learner, key: jax.Array) -> Training:
   """Returns how a section of the config trains a learner."""
-  num_steps = section.at_least(1, 'num_steps')
-  batch_size = section.at_least(1, 'batch_size')
+  num_steps = section.count('num_steps')
+  batch_size = section.count('batch_size')
   if batch_size % jax.device_count():
     raise UserError(
       f'{section.place("batch_size")}={batch_size} cannot be split over '
@@ -115,7 +121,7 @@ def make_training(section: Section, learner: Learner, key: jax.Array) -> Trainin
     optimizer=optax.with_extra_args_support(
       named.make(OPTIMIZERS, num_steps=num_steps)
     ),
-    ema_decay=section['ema_decay'],
+    ema_decay=section.share('ema_decay'),
     num_steps=num_steps,
     batch_size=batch_size,
     key=fold_in_name(key, learner.name),
@@ -162,22 +168,34 @@ def dry_run(steps: Iterable[Step], model: MultimodalModel) -> dict[str, int]:
     if isinstance(step, Derived):
       results[step.name] = _shapes(step.example)
       continue
-    frozen = jax.eval_shape(lambda s=step: s.frozen({n: results[n] for n in s.needs}))
+    inputs = {name: results[name] for name in step.needs}
+    frozen = jax.eval_shape(step.frozen, inputs)
     variables = {}
     for training in step.trainings:
-      state = jax.eval_shape(lambda t=training, s=step: init_state(t, s.example))
-      batch = _shapes(step.example, training.batch_size)
-      jax.eval_shape(
-        lambda state, frozen, batch, t=training: train_step(t, state, frozen, batch),
-        state,
-        frozen,
-        batch,
-      )
+      with _of(f'learner {training.name!r}'):
+        state = _dry_run_training(training, step.example, frozen)
       variables[training.name] = {'params': state.params, **state.mutables}
       parameters[training.name] = int(parameter_overview.count_parameters(state.params))
     results[step.name] = step.collect(variables)
   _dry_run_model(model, results)
   return parameters
+
+
+@contextlib.contextmanager
+def _of(place: str) -> Iterator[None]:
+  """Says where the mistake is that a network or a sampler refuses."""
+  try:
+    yield
+  except UserError as e:
+    raise UserError(f'{place}: {e}') from e
+
+
+def _dry_run_training(training: Training, example: PyTree, frozen: PyTree) -> PyTree:
+  """Returns the shapes of a learner's state; goes through one update."""
+  state = jax.eval_shape(lambda: init_state(training, example))
+  batch = _shapes(example, training.batch_size)
+  jax.eval_shape(functools.partial(train_step, training), state, frozen, batch)
+  return state
 
 
 def _dry_run_model(model: MultimodalModel, variables: PyTree) -> None:
@@ -199,15 +217,16 @@ def _dry_run_model(model: MultimodalModel, variables: PyTree) -> None:
   key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
   encoded = jax.eval_shape(model.encode, variables, x)
   for sampling in model.samplings:
-    jax.eval_shape(
-      lambda v, keys, e, o, s=sampling: model.sample(
-        v, SampleKeys(keys, keys), e, o, s
-      ),
-      variables,
-      key,
-      encoded,
-      observed,
-    )
+    with _of(f'sampling {sampling!r}'):
+      jax.eval_shape(
+        lambda v, keys, e, o, s=sampling: model.sample(
+          v, SampleKeys(keys, keys), e, o, s
+        ),
+        variables,
+        key,
+        encoded,
+        observed,
+      )
   if isinstance(model, Reconstructs):
     jax.eval_shape(model.reconstruct, variables, key, encoded)
   if isinstance(model, HasLatents):

@@ -15,6 +15,7 @@ from mmsbm.latents import LatentLayout
 from mmsbm.learners.codec import Codec, make_codecs
 from mmsbm.learners.joint_vae import JointVAE, dimension_weights
 from mmsbm.methods.base import (
+  TRAINING,
   Derived,
   Inputs,
   Method,
@@ -24,7 +25,7 @@ from mmsbm.methods.base import (
   own_section,
   samplings,
 )
-from mmsbm.methods.latent_diffusion import check_finite, score_stage
+from mmsbm.methods.latent_diffusion import SCORE, check_finite, score_stage
 from mmsbm.methods.problem import Problem
 from mmsbm.methods.score_based import decoder_sampler
 from mmsbm.models.gaussian_mixture import fit_gaussian_mixture
@@ -36,6 +37,16 @@ from mmsbm.objectives import OBJECTIVES, Objective
 _MIXTURE_EXAMPLES = 10_000
 
 
+_JOINT = (
+  'objective',
+  'family',
+  'private_dim',
+  'scale_likelihoods',
+  'likelihood_weights',
+  'networks',
+)
+
+
 def make(c: Section, problem: Problem) -> Method:
   """Makes the method from config.joint, score and samplings."""
   for name in ('energy', 'refiner'):
@@ -45,6 +56,7 @@ def make(c: Section, problem: Problem) -> Method:
         'models themselves. Leave the section out.'
       )
   section = own_section(c, 'joint')
+  section.known((*TRAINING, *_JOINT))
   learner = _learner(section, problem)
   layout = LatentLayout((learner.shared_dim,))
   joint = Stage(
@@ -56,6 +68,7 @@ def make(c: Section, problem: Problem) -> Method:
   score = None
   if c.get('score'):
     section = c.section('score')
+    section.known((*TRAINING, *SCORE))
     if section['paired_fraction'] != 1:
       raise UserError(
         'config.score.paired_fraction: the score model of a joint VAE sees one latent '
@@ -98,6 +111,7 @@ def _learner(section: Section, problem: Problem) -> JointVAE:
         f'{weights.place(name)}: {name!r} is no modality; they are {problem.names}.'
         + nearest(name, problem.names)
       )
+    weights.at_least(0, name)
   factors = (1.0,) * len(codecs)
   if section['scale_likelihoods']:
     factors = dimension_weights(codecs)

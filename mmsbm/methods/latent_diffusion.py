@@ -8,12 +8,24 @@ import jax
 import numpy as np
 
 from mmsbm.config import Section, name_of
-from mmsbm.diffusion.process import make_diffusion
+from mmsbm.diffusion.process import FIELDS, make_diffusion
 from mmsbm.infra.errors import UserError
 from mmsbm.latents import LatentLayout
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.methods.base import Inputs, Stage, make_training, no_check
 from mmsbm.nn.score_nets import SCORE_NETS
+
+# The fields of config.score, but for those of its training.
+SCORE = (
+  *FIELDS,
+  'network',
+  'condition_probability',
+  'drop_probability',
+  'loss_scaling',
+  'paired_fraction',
+  'use_unpaired',
+  'standardise',
+)
 
 
 def score_stage(

@@ -21,6 +21,7 @@ from mmsbm.learners.energy import LatentEnergy
 from mmsbm.learners.latent_score import LatentScore
 from mmsbm.learners.refiner import Refiner, make_refiner
 from mmsbm.methods.base import (
+  TRAINING,
   Derived,
   Inputs,
   Method,
@@ -31,6 +32,7 @@ from mmsbm.methods.base import (
   samplings,
 )
 from mmsbm.methods.latent_diffusion import (
+  SCORE,
   check_finite,
   knows_one_time,
   latent_example,
@@ -50,6 +52,8 @@ def make(c: Section, problem: Problem) -> Method:
   autoencoders = tuple(t.learner for t in unimodal.trainings)
   layout = LatentLayout(tuple(a.codec.latent_dim for a in autoencoders))
   section = own_section(c, 'score')
+  section.known((*TRAINING, *SCORE))
+  section.at_least(0, 'paired_fraction')
   latents = _latents(section, autoencoders, layout, problem)
   score = score_stage(
     section,
@@ -91,6 +95,7 @@ def decoder_sampler(c: Section):
 
 
 def _unimodal(section: Section, problem: Problem) -> Stage:
+  section.known((*TRAINING, 'autoencoder', 'networks'))
   codecs = make_codecs(section, problem.modalities)
   for codec in codecs:
     if codec.diffusion:
@@ -184,6 +189,7 @@ def _energy(
   section: Section, score: LatentScore, pairs: Section, problem: Problem
 ) -> Stage:
   numbers = ('clean_probability', 'group_size', 'false_negative_rate')
+  section.known((*TRAINING, 'network', 'times', *numbers))
   try:
     energy = LatentEnergy(
       network=section.build('network', ENERGY_NETS, dims=score.layout.dims),
@@ -208,6 +214,7 @@ def _refiner(
   c: Section, autoencoders: tuple[UnimodalAutoencoder, ...], problem: Problem
 ) -> Stage:
   section, decoders = c.section('refiner'), c.section('refiner').section('decoders')
+  section.known((*TRAINING, 'decoders'))
   if not decoders:
     raise UserError(f'{decoders.place("")} is empty: it names what is to be refined.')
   if c.get('decoder_guidance'):

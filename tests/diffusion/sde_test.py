@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mmsbm.diffusion.sde import SDES, VE, VP, SubVP
+from mmsbm.infra.errors import UserError
 
 ALL = [VP(), VP(1.0, 5.0), SubVP(), SubVP(1.0, 5.0), VE(), VE(0.1, 5.0)]
 
@@ -87,3 +88,18 @@ def test_langevin_scale_is_one_minus_beta_of_the_chain():
     np.testing.assert_allclose(sde.langevin_scale(t, n), expected, rtol=1e-6)
   assert VP().langevin_scale(1.0, 4) == 0  # and never negative
   assert VE().langevin_scale(0.5, 10) == 1
+
+
+@pytest.mark.parametrize(
+  ('name', 'options', 'message'),
+  [
+    ('ve', dict(sigma_max=0.001), 'sigma_min=0.01 must be .* below sigma_max=0.001'),
+    ('ve', dict(sigma_min=0.0), 'sigma_min=0.0 must be positive'),
+    ('vp', dict(beta_max=-1.0), 'beta_min=0.1 must be .* at most beta_max=-1.0'),
+    ('vp', dict(beta_min=-1.0), 'beta_min=-1.0 must be at least 0'),
+    ('sub_vp', dict(beta_min=0.0, beta_max=0.0), 'which must be positive'),
+  ],
+)
+def test_sde_refuses_levels_that_do_not_grow(name, options, message):
+  with pytest.raises(UserError, match=message):
+    SDES[name](**options)

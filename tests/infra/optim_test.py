@@ -71,3 +71,9 @@ def test_the_plateau_lowers_the_rate_once_the_loss_stalls():
 def test_an_unknown_schedule_is_the_users_mistake():
   with pytest.raises(UserError, match="'constant' or 'cosine', not 'linear'"):
     make_schedule(schedule='linear', learning_rate=0.1, num_steps=10)
+
+
+def test_schedule_refuses_a_learning_rate_that_is_not_positive():
+  for rate in (0.0, -0.1):
+    with pytest.raises(UserError, match=f'learning_rate={rate} must be positive'):
+      make_schedule(schedule='constant', learning_rate=rate, num_steps=10)
