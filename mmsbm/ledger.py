@@ -22,6 +22,9 @@ from mmsbm.infra.files import write_atomic
 from mmsbm.methods.base import Stage, Step
 from mmsbm.record import read_record
 
+# What steps/NAME.json holds.
+_CARD = ('format', 'seed', 'data', 'spec', 'needs', 'fingerprint')
+
 
 @dataclasses.dataclass(frozen=True)
 class DataIdentity:
@@ -94,11 +97,14 @@ class Ledger:
   def _stored_card(self, step: str) -> dict[str, Any] | None:
     path = self._path(step)
     try:
-      return json.loads(path.read_text())
+      card = json.loads(path.read_text())
     except FileNotFoundError:
       return None
     except (OSError, ValueError) as e:
       raise UserError(f'{path} cannot be read: {e}.') from e
+    if not isinstance(card, dict) or not set(_CARD) <= card.keys():
+      raise UserError(f'{path} does not say what the step is: it needs {list(_CARD)}.')
+    return card
 
   def _lender_card(self, step: Step) -> dict[str, Any]:
     card = self._stored_card(step.name)
@@ -144,6 +150,12 @@ class Ledger:
         raise UserError(f'{place} was trained with another config: {found[0]}.')
       if not train.finished(folder, training):
         raise UserError(f'{place}: {training.name} is not fully trained there.')
+    for name, fingerprint in theirs['needs'].items():
+      if self.fingerprints.get(name) != fingerprint:
+        raise UserError(
+          f'{place} was made from another {name!r} than this run has: borrow all that '
+          'it needs from there, with the same seed and data.'
+        )
 
   def refuse_others(self) -> None:
     """Compares the steps with those that the folder has; reads only.
