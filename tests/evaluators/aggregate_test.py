@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mmsbm.evaluators.aggregate import mean_of, mean_of_estimates, note_of
+from mmsbm.evaluators.aggregate import Rows, mean_of, mean_of_estimates, note_of
 from mmsbm.metrics.averages import clustered_mean, macro_mean
-from mmsbm.metrics.base import Estimate
+from mmsbm.metrics.base import Estimate, Target
 
 
 def test_mean_of_values_with_and_without_gaps():
@@ -55,3 +55,44 @@ def test_note_names_the_first_few():
   assert note_of({('m0', ''): 'few'}) == {'note': 'without m0 (few)'}
   note = note_of(missing)['note']
   assert note.startswith('without m0 given a (few); m1') and note.endswith('and 2 more')
+
+
+class Mean:
+  """The mean of what was generated, as a metric of sets."""
+
+  name, better, about, paired = 'mean', 'high', 'The mean.', True
+
+  def __call__(self, target):
+    x = target.generated
+    influence = (x - x.mean()) / len(x)
+    return [Estimate(x.mean(), np.sqrt(np.sum(influence**2)), influence=influence)]
+
+
+def test_influences_are_those_of_the_examples_wherever_they_stand():
+  """The same numbers for the same examples, of which each target lacks other ones."""
+  x = np.random.default_rng(0).normal(size=10)
+  present = np.ones((2, 10), bool)
+  present[0, :3] = present[1, 6:] = False
+  positions = np.arange(1, 10)
+  targets = {
+    name: Target(
+      modality=None,
+      generated=x[positions],
+      real=x[positions],
+      present=has[positions],
+      annotations={},
+      read_generated={},
+      read_real={},
+    )
+    for name, has in zip('ab', present, strict=True)
+  }
+  rows = Rows(
+    lambda metric, value, stderr, **f: (f['target'], stderr), {'m': Mean()}, 10
+  )
+  rows.add(targets, positions, lambda name: {}, {})
+  total = np.zeros(10)
+  for has in present:
+    shown = has & (np.arange(10) > 0)
+    total[shown] += (x[shown] - x[shown].mean()) / shown.sum()
+  assert rows.rows[-1][0] == 'mean'
+  assert rows.rows[-1][1] == pytest.approx(np.sqrt(np.sum(total**2)) / 2)

@@ -50,7 +50,7 @@ class Known:
         name='latent_likelihood',
         entries=(
           entry('latent_log_likelihood', 'all', (), 3, of_data=False),
-          entry('latent_log_likelihood', 'b', ('a', 'c'), 1, of_data=False),
+          entry('latent_log_likelihood', 'b', ('a',), 1, of_data=False),
         ),
         options=('num_steps', 'num_probes'),
         uses=frozenset(('unimodal', 'score')),
@@ -85,7 +85,7 @@ def test_rows_are_means_with_all_that_they_depend_on(fakes, tmp_path):
   said = [(r['metric'], r['target'], r.get('given')) for r in rows]
   assert said == [
     ('latent_log_likelihood', 'all', []),
-    ('latent_log_likelihood', 'b', ['a', 'c']),
+    ('latent_log_likelihood', 'b', ['a']),
     ('joint_log_likelihood_bound', 'all', None),
   ]
   label = chosen(fakes.digits_problem(NUM))
@@ -98,7 +98,7 @@ def test_rows_are_means_with_all_that_they_depend_on(fakes, tmp_path):
     assert 'num_importance_samples' not in r
     np.testing.assert_allclose(r['probe_stderr'], 0.3 / 20**0.5)
     assert r['per_dimension'] == r['value'] / r['dimensions']
-  assert rows[1]['num_given'] == 2
+  assert rows[1]['num_given'] == 1
   assert rows[2]['num_importance_samples'] == 3 and 'num_steps' not in rows[2]
   bits = -rows[2]['value'] / math.log(2) / 12
   np.testing.assert_allclose(rows[2]['bits_per_dimension'], bits)
@@ -111,12 +111,14 @@ def test_none_by_default_and_of_all_examples_at_most(fakes, tmp_path):
 
 def test_examples_count_where_they_have_what_it_is_about(fakes, tmp_path):
   present = np.ones((NUM, 3), bool)
-  present[:5, 0] = present[-8:, 1] = False
+  present[:5, 0] = present[-8:, 1] = present[10:12, 2] = False
   problem = fakes.digits_problem(NUM, present)
   rows = measure(fakes, tmp_path, problem, num_examples=99)
-  assert [r['n'] for r in rows] == [NUM - 13] * 3
+  # The second one is about a and b alone.
+  assert [r['n'] for r in rows] == [NUM - 15, NUM - 13, NUM - 15]
   label = problem.dataset.splits['test'].annotations['class']
-  np.testing.assert_allclose(rows[0]['value'], label[5:-8].mean())
+  np.testing.assert_allclose(rows[0]['value'], label[present.all(1)].mean())
+  np.testing.assert_allclose(rows[1]['value'], label[5:-8].mean() / 2)
   alone = fakes.digits_problem(NUM, np.eye(3, dtype=bool)[np.arange(NUM) % 3])
   rows = measure(fakes, tmp_path / 'alone', alone, num_examples=99)
   assert all(r['value'] is None and r['n'] == 0 for r in rows)

@@ -191,6 +191,8 @@ def test_subsets_that_were_not_drawn_count_in_no_average(fakes, tmp_path):
     r for r in coherence if r['given'] == list(drawn) and r['target'] == 'mean'
   ]
   assert (whole['value'], whole['stderr']) == (part['value'], part['stderr'])
+  compared = [r for r in got if r['metric'] == 'frechet' and r['num_given'] == 1]
+  assert {tuple(r['given']) for r in compared if r['target'] != 'mean'} == {drawn}
 
 
 def test_mistakes_of_numbers_are_said_before_training(fakes):

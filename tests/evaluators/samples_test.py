@@ -175,16 +175,15 @@ def test_no_picture_where_a_modality_is_none(fakes, tmp_path, grids):
 
 
 def test_absent_modalities_are_not_given(fakes, tmp_path, grids):
-  present = np.tile([True, True, False], (30, 1))
+  present = np.tile([True, False, True], (30, 1))
   folder = draw(fakes, tmp_path, fakes.digits_problem(30, present))
   arrays, sheet = load(folder, 'given_first_2')
-  assert arrays['observed'].tolist() == [[True, True, False]] * 4
-  (real,) = [t for t in sheet['rows'][0]['tiles'] if t['role'] == 'real']
-  assert real['modality'] == 'c' and real['html'] == ''
+  assert arrays['observed'].tolist() == [[True, False, False]] * 4
+  real = [t for t in sheet['rows'][0]['tiles'] if t['role'] == 'real']
+  assert [(t['modality'], bool(t['html'])) for t in real] == [('b', False), ('c', True)]
   arrays, sheet = load(folder, 'reconstruction')
-  assert [bool(t['html']) for t in sheet['rows'][0]['tiles']] == [True] * 4 + [
-    False
-  ] * 2
+  shown = [bool(t['html']) for t in sheet['rows'][0]['tiles']]
+  assert shown == [True, True, False, False, True, True]
 
 
 def test_torn_or_missing_files_are_drawn_again_and_others_left(fakes, tmp_path, grids):
