@@ -1,9 +1,7 @@
-"""The config files: arguments, methods, overrides on the command line, the README."""
+"""The config files: arguments, methods, overrides on the command line."""
 
 import importlib
 import pathlib
-import re
-import shlex
 import shutil
 import sys
 import warnings
@@ -170,38 +168,3 @@ def test_a_copy_of_arrays_works_in_any_folder(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'configs', None)
   config = override('mine.py:modalities=2', '--config.seed=3', folder=tmp_path)
   assert config == override('arrays.py:modalities=2', '--config.seed=3')
-
-
-# --- the README ---------------------------------------------------------------
-
-
-def _readme_commands():
-  """Command lines in the README's fenced blocks, continued lines joined."""
-  text = (ROOT / 'README.md').read_text()
-  blocks = re.findall(r'^```\w*\n(.*?)^```', text, flags=re.M | re.S)
-  lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
-  return [line.partition('#')[0].strip() for line in lines if '--config=' in line]
-
-
-@pytest.mark.parametrize('command', _readme_commands())
-def test_readme_commands_name_what_there_is(command):
-  words = shlex.split(command)
-  if words[0] == 'bash':
-    assert (ROOT / words[1]).is_file()
-  else:
-    assert words[:2] == ['python', '-m']
-    path = ROOT / words[2].replace('.', '/')
-    assert path.with_suffix('.py').is_file() or (path / '__main__.py').is_file()
-  options = [word for word in words if word.startswith('--config.')]
-  config = next(word for word in words if word.startswith('--config='))
-  override(config.removeprefix('--config=configs/'), *options)
-  others = {w.lstrip('-').partition('=')[0] for w in words if w.startswith('--')}
-  others -= {'config', *(o.lstrip('-').partition('=')[0] for o in options)}
-  assert others <= {'workdir', 'mode', 'what', 'format', 'blocks'}
-
-
-def test_readme_has_the_two_commands():
-  commands = ' '.join((ROOT / 'README.md').read_text().split())
-  first = 'bash launch/local.sh --config=configs/digits.py --workdir=runs/digits'
-  assert first in commands
-  assert 'bash launch/test.sh' in commands
