@@ -117,8 +117,10 @@ def spec_of(step: Step) -> dict[str, Any]:
   """Returns what decides on a step, but for seed, data and what it needs."""
   if not isinstance(step, Stage):
     return {step.name: describe(step.spec)}
+  source = {'source': describe(step.spec)} if step.spec else {}
   return {
     training.name: {
+      **source,
       'learner': describe(training.learner),
       'num_steps': training.num_steps,
       'batch_size': training.batch_size,

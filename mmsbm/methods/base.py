@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -43,6 +44,8 @@ class Stage:
     source: returns the arrays that batches are drawn from, given what it needs.
     needs: names of earlier steps.
     frozen: returns what the losses are told of them.
+    spec: what `source` closes over and the learners do not say: a part of their
+      identity.
     check: looks at the data before training; raises UserError.
   """
 
@@ -52,6 +55,7 @@ class Stage:
   source: Callable[[Inputs], PyTree]
   needs: tuple[str, ...] = ()
   frozen: Callable[[Inputs], PyTree] = no_inputs
+  spec: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   check: Callable[[], None] = no_check
 
   def collect(self, results: Mapping[str, PyTree]) -> PyTree:
@@ -125,8 +129,21 @@ def make_training(section: Section, learner: Learner, key: jax.Array) -> Trainin
     num_steps=num_steps,
     batch_size=batch_size,
     key=fold_in_name(key, learner.name),
-    optimizer_spec=dict(optimizer),
+    optimizer_spec=_without_defaults(named.find('name', OPTIMIZERS), optimizer),
   )
+
+
+def _without_defaults(
+  function: Callable[..., Any], arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns those arguments that say something: identity is not a way to spell."""
+  defaults = {k: p.default for k, p in inspect.signature(function).parameters.items()}
+  defaults['name'] = 'adamw'
+  return {
+    key: value
+    for key, value in arguments.items()
+    if type(value) is not type(defaults.get(key)) or value != defaults.get(key)
+  }
 
 
 def own_section(c: Section, name: str) -> Section:

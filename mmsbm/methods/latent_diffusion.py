@@ -1,7 +1,7 @@
 """The stage that both families share: a score model of standardised latents."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ def score_stage(
   arrays: tuple[str, ...] = (),
   family: str = 'normal',
   source: Callable[[Inputs], Any] | None = None,
+  spec: Mapping[str, Any] | None = None,
   check: Callable[[LatentScore], None] | None = None,
 ) -> Stage:
   """Returns the stage 'score', which learns what the step 'latents' holds.
@@ -47,6 +48,7 @@ def score_stage(
     arrays: names of what a batch has beside z and present.
     family: of latents that are distributions, see `LatentScore`.
     source: see `Stage`; `standardised` by default.
+    spec: see `Stage`.
     check: see `Stage`; it is given the learner.
   """
   learner = LatentScore(
@@ -71,6 +73,7 @@ def score_stage(
     example=latent_example(layout, *arrays),
     needs=('latents',),
     source=source or standardised,
+    spec=spec or {},
     check=functools.partial(check, learner) if check else no_check,
   )
 

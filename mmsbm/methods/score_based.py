@@ -7,6 +7,7 @@ plain autoencoders and the training and the sampler of its own config.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,7 @@ def make(c: Section, problem: Problem) -> Method:
     layout,
     problem.key,
     source=functools.partial(_pairs, section, problem),
+    spec=_pairs_spec(section),
     check=functools.partial(_check_pairs, section, problem),
   )
   score_model, steps = score.trainings[0].learner, [unimodal, latents, score]
@@ -160,6 +162,13 @@ def _check_pairs(section: Section, problem: Problem, score: LatentScore) -> None
     raise UserError(f'the score network {name!r} cannot learn from missing modalities.')
 
 
+def _pairs_spec(section: Section) -> dict[str, Any]:
+  """Returns what tells the training examples of a score model from all latents."""
+  if section['paired_fraction'] == 1:
+    return {}
+  return {name: section[name] for name in ('paired_fraction', 'use_unpaired')}
+
+
 def _pairs(section: Section, problem: Problem, inputs: Inputs) -> dict[str, np.ndarray]:
   """Returns standardised latents, and which of them are known to belong together.
 
@@ -207,6 +216,7 @@ def _energy(
     example=latent_example(score.layout),
     needs=('latents',),
     source=functools.partial(_pairs, pairs, problem),
+    spec=_pairs_spec(pairs),
   )
 
 
