@@ -128,10 +128,15 @@ class Workspace:
   def _restore(self, step: Stage) -> tuple[PyTree, dict[str, int]]:
     """Returns the variables of a stage, and the checkpoint step of each learner."""
     variables, steps = {}, {}
-    for training in step.trainings:
-      variables[training.name], steps[training.name] = train.load_variables(
-        self.ledger.folder(step.name), training, step.example, self.mesh
-      )
+    try:
+      for training in step.trainings:
+        variables[training.name], steps[training.name] = train.load_variables(
+          self.ledger.folder(step.name), training, step.example, self.mesh
+        )
+    except UserError as e:
+      if step.name in self.ledger.borrow:
+        raise UserError(f'config.borrow.{step.name}: {e}') from e
+      raise
     return step.collect(variables), steps
 
   def _derived(
