@@ -1,37 +1,47 @@
 """From values of metrics to rows: single targets, means over targets and subsets.
 
-All averages of one metric are taken here, so that they mean the same for each. Test
-examples are the independent units: what was tried on the same ones is clustered.
+All averages are taken here, so that they mean the same for every metric. Test examples
+are the independent units: what was tried on the same ones is clustered.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from mmsbm.evaluators.base import Row, is_number
 from mmsbm.infra.errors import UserError
 from mmsbm.metrics.averages import clustered_mean, macro_mean, share
-from mmsbm.metrics.base import Estimate, Metric, OfSets, OfTuples, Target
+from mmsbm.metrics.base import Estimate, Metric, Target, kind_of
 
 
-def is_of_sets(metric: Metric) -> bool:
-  return isinstance(metric, OfSets)
+@dataclasses.dataclass(frozen=True)
+class Number:
+  """A metric of one target.
 
+  Attributes:
+    target: name of the modality.
+    place: what stands behind it in a note, e.g. ' given m0'.
+    estimate: the number; its influence is [size], of all examples of the evaluation.
+    n: examples that count.
+    missing: why it could not be measured, '' if it could.
+    values: [size], NaN for examples that do not count; None of a metric of sets.
+    groups: [size], see `PerExample`.
+  """
 
-def is_of_tuples(metric: Metric) -> bool:
-  return isinstance(metric, OfTuples)
-
-
-def is_per_example(metric: Metric) -> bool:
-  return not is_of_sets(metric) and not is_of_tuples(metric)
+  target: str
+  place: str
+  estimate: Estimate
+  n: int
+  missing: str
+  values: np.ndarray | None = None
+  groups: np.ndarray | None = None
 
 
 def values_of(
   name: str, metric: Metric, target: Target, positions: np.ndarray, size: int
 ) -> np.ndarray | None:
-  """Values of a metric per example, at the places of the examples.
+  """Values of the metric `name` of single examples, at the places of the examples.
 
   Args:
     name: of the metric, for messages.
@@ -66,10 +76,9 @@ def mean_of(
   """Mean, standard error and number of examples of values [n] or [K, n], NaN not
   counted; with groups [n] the mean of the means of groups, see `macro_mean`."""
   counted = ~np.isnan(values)
-  num = int(np.atleast_2d(counted).any(axis=0).sum())
-  if groups is None:
-    return *clustered_mean(values, counted), num
   times = np.atleast_2d(counted).sum(axis=0)
+  if groups is None:
+    return *clustered_mean(values, counted), int((times > 0).sum())
   total = np.atleast_2d(np.where(counted, values, 0.0)).sum(axis=0)
   usable = (times > 0) & (groups >= 0)
   if not usable.any():
@@ -78,7 +87,12 @@ def mean_of(
   return value, stderr, int(usable.sum())
 
 
-def mean_of_estimates(estimates: list[Estimate]) -> tuple[float, float | None]:
+def mean_of_one(values: np.ndarray) -> tuple[float, float, int]:
+  """The same of values [n] of one target: the error of a share is that of shares."""
+  return (*share(values), len(values)) if values.dtype == bool else mean_of(values)
+
+
+def mean_of_estimates(estimates: Sequence[Estimate]) -> tuple[float, float | None]:
   """Mean of numbers of sets, and its standard error.
 
   Where all say how each example influences them, the error knows that they are of the
@@ -88,46 +102,19 @@ def mean_of_estimates(estimates: list[Estimate]) -> tuple[float, float | None]:
   if any(e.stderr is None for e in estimates):
     return value, None
   if all(e.influence is not None for e in estimates):
-    total = np.sum([e.influence for e in estimates], axis=0)
-    return value, float(np.sqrt(np.sum(total**2)) / len(estimates))
-  squares = np.sum([e.stderr**2 for e in estimates])
-  return value, float(np.sqrt(squares) / len(estimates))
+    errors = np.sum([e.influence for e in estimates], axis=0)
+  else:
+    errors = np.array([e.stderr for e in estimates])
+  return value, float(np.sqrt(np.sum(errors**2)) / len(estimates))
 
 
-def note_of(missing: Mapping[tuple[str, str], str]) -> Row:
-  """The field that says which parts of an average could not be measured, and why.
-
-  Args:
-    missing: why, by target and by what stands behind it in a note, e.g. ' given m0'.
-  """
+def note_of(missing: Sequence[Number]) -> Row:
+  """The field that says which parts of an average could not be measured, and why."""
   if not missing:
     return {}
-  parts = [f'{"".join(part)} ({why})' for part, why in missing.items()]
-  shown = '; '.join(parts[:4])
+  shown = '; '.join(f'{n.target}{n.place} ({n.missing})' for n in missing[:4])
   more = f' and {len(missing) - 4} more' if len(missing) > 4 else ''
   return {'note': f'without {shown}{more}'}
-
-
-@dataclasses.dataclass
-class _Parts:
-  """What an average is taken of.
-
-  Attributes:
-    values: arrays [n] of a metric per example, or estimates of one of sets.
-    missing: why there is none, see `note_of`.
-    groups: [n], see `PerExample`.
-  """
-
-  values: list = dataclasses.field(default_factory=list)
-  missing: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
-  groups: np.ndarray | None = None
-
-  def add(self, other: '_Parts') -> None:
-    self.values += other.values
-    self.missing |= other.missing
-    if other.groups is not None:
-      own = other.groups if self.groups is None else self.groups
-      self.groups = np.maximum(own, other.groups)
 
 
 class Rows:
@@ -143,8 +130,7 @@ class Rows:
     metrics: Mapping[str, Metric],
     size: int,
     *,
-    fields: Mapping[str, Any] | None = None,
-    rename: Callable[[str], str] = str,
+    fields: Row | None = None,
     binomial: bool = True,
   ):
     """Starts without rows.
@@ -154,26 +140,21 @@ class Rows:
       metrics: by name. Metrics of tuples are left to the evaluator.
       size: number n of examples of the evaluation.
       fields: stand in all rows.
-      rename: from the name of a metric to that in rows.
       binomial: whether the error of a share of one target is computed as that of a
         share. Otherwise it is that of a mean, which is the same but for rounding.
     """
     self.rows: list[Row] = []
     self._row, self._metrics, self._size = row, metrics, size
-    self._fields, self._rename, self._binomial = dict(fields or {}), rename, binomial
-    # Of all subsets that count in averages: by metric, and by metric and fields.
-    self._examples: dict[str, _Parts] = {}
-    self._sets: dict[tuple, _Parts] = {}
+    self._fields, self._mean = fields or {}, mean_of_one if binomial else mean_of
+    # What counts in averages over subsets, by metric and fields.
+    self._numbers: dict[tuple, list[Number]] = {}
     self._compared: set[tuple[str, str]] = set()
 
   def add(
     self,
     targets: Mapping[str, Target],
     positions: np.ndarray,
-    fields: Callable[[str], Row],
-    mean_fields: Row,
-    *,
-    where: str = '',
+    fields: Row,
     counts: bool = True,
   ) -> None:
     """Measures modalities against the examples that they were generated for.
@@ -181,123 +162,104 @@ class Rows:
     Args:
       targets: by modality, of the same k examples.
       positions: of the k among the examples of the evaluation.
-      fields: of the rows of one target, by its name.
-      mean_fields: of the rows of means over targets.
-      where: what notes call these targets, e.g. ' given m0'.
+      fields: of the rows; `given` is what notes call these targets.
       counts: whether they count in averages over subsets.
     """
     for name, metric in self._metrics.items():
-      if is_per_example(metric):
-        parts = {(): self._values(name, metric, targets, positions, fields, where)}
-        whole = self._examples
-      elif is_of_sets(metric) and metric.paired:
-        parts = self._estimates(name, metric, targets, positions, fields, where)
-        whole = self._sets
-      else:
-        continue
-      for key, part in parts.items():
-        self._add_mean(name, key, part, mean_fields)
-        if counts:
-          whole.setdefault((name, *key), _Parts()).add(part)
+      if kind_of(metric) in ('examples', 'pairs'):
+        numbers = self._measure(name, targets, positions, fields)
+        for key, part in numbers.items():
+          self._add_mean(key, part, fields)
+          if counts:
+            self._numbers.setdefault(key, []).extend(part)
 
   def compare(
-    self,
-    targets: Mapping[str, Target],
-    positions: np.ndarray,
-    fields: Row,
-    where: str = '',
+    self, targets: Mapping[str, Target], positions: np.ndarray, fields: Row
   ) -> None:
     """Compares distributions: of each target the first ones that can be compared.
 
-    Args:
-      targets: by modality, of the same k examples.
-      positions: of the k among the examples of the evaluation.
-      fields: of the rows.
-      where: see `add`.
+    Arguments are those of `add`.
     """
     for name, metric in self._metrics.items():
-      if not is_of_sets(metric) or metric.paired:
-        continue
-      new = {t: v for t, v in targets.items() if (name, t) not in self._compared}
-      parts = self._estimates(name, metric, new, positions, lambda _: fields, where)
-      for key, part in parts.items():
-        self._sets.setdefault((name, *key), _Parts()).add(part)
+      if kind_of(metric) == 'distributions':
+        new = {t: v for t, v in targets.items() if (name, t) not in self._compared}
+        for key, part in self._measure(name, new, positions, fields).items():
+          self._numbers.setdefault(key, []).extend(part)
+          self._compared |= {(name, n.target) for n in part if not n.missing}
 
   def average(self, fields: Row) -> None:
     """Adds the averages over all that was measured; `fields` stand in their rows."""
-    for whole in (self._examples, self._sets):
-      for (name, *key), part in whole.items():
-        # A target that could not be compared may have been with another subset.
-        seen = {t for metric, t in self._compared if metric == name}
-        part.missing = {
-          place: why for place, why in part.missing.items() if place[0] not in seen
-        }
-        self._add_mean(name, tuple(key), part, fields)
+    # Metrics of examples come first.
+    items = sorted(self._numbers.items(), key=lambda item: item[1][0].values is None)
+    for key, numbers in items:
+      # A target that could not be compared may have been with another subset.
+      part = [
+        n for n in numbers if not n.missing or (key[0], n.target) not in self._compared
+      ]
+      self._add_mean(key, part, fields)
 
-  def _add(self, metric: str, value, stderr, num, **fields) -> None:
-    self.rows.append(
-      self._row(self._rename(metric), value, stderr, **fields, **self._fields, n=num)
-    )
-
-  def _add_mean(self, name: str, key: tuple, part: _Parts, fields: Row) -> None:
-    """Adds the mean over targets, or over targets and subsets."""
-    if not part.values:
-      return
-    if isinstance(part.values[0], Estimate):
-      value, stderr = mean_of_estimates(part.values)
-      num = max(e.fields['n'] for e in part.values)
-      fields = {**dict(key), **fields}
-    else:
-      value, stderr, num = mean_of(np.stack(part.values), part.groups)
-    note = note_of(part.missing)
-    self._add(name, value, stderr, num, target='mean', **fields, **note)
-
-  def _values(self, name, metric, targets, positions, fields, where) -> _Parts:
-    """Measures single targets by a metric per example."""
-    parts = _Parts()
+  def _measure(
+    self, name: str, targets: Mapping[str, Target], positions: np.ndarray, fields: Row
+  ) -> dict[tuple, list[Number]]:
+    """Adds the rows of single targets; their numbers by metric and fields."""
+    place = f' given {" and ".join(fields["given"])}' if fields.get('given') else ''
+    metric, out = self._metrics[name], {}
+    measure = self._examples if kind_of(metric) == 'examples' else self._sets
     for target_name, target in targets.items():
-      values = values_of(name, metric, target, positions, self._size)
-      if values is None:
-        continue
-      if hasattr(metric, 'groups'):
-        parts.groups = np.full(self._size, -1)
-        parts.groups[positions] = metric.groups(target)
-      if parts.groups is None and values.dtype == bool and self._binomial:
-        value, stderr, num = *share(values), self._size
-      else:
-        value, stderr, num = mean_of(values, parts.groups)
-      if num:
-        parts.values.append(values)
-        self._add(name, value, stderr, num, target=target_name, **fields(target_name))
-      else:
-        parts.missing[target_name, where] = 'no example counts'
-    return parts
-
-  def _estimates(
-    self, name, metric, targets, positions, fields, where
-  ) -> dict[tuple, _Parts]:
-    """Measures single targets by a metric of sets; by the fields of its numbers."""
-    out: dict[tuple, _Parts] = {}
-    for target_name, target in targets.items():
-      num = int(target.present.sum())
-      for estimate in metric(target.complete()):
-        key = tuple(sorted(estimate.fields.items()))
-        parts = out.setdefault(key, _Parts())
-        if not is_number(estimate.value):
-          parts.missing[target_name, where] = estimate.note or 'not measurable'
-          continue
-        if not metric.paired:
-          self._compared.add((name, target_name))
-        influence = estimate.influence
-        if influence is not None:
-          influence = np.zeros(self._size)
-          influence[positions[target.present]] = estimate.influence
-        parts.values.append(
-          dataclasses.replace(estimate, influence=influence, fields={'n': num})
-        )
-        note = {'note': estimate.note} if estimate.note else {}
-        self._add(
-          name, estimate.value, estimate.stderr, num, target=target_name,
-          **estimate.fields, **fields(target_name), **note,
-        )  # fmt: skip
+      for number in measure(name, metric, target, positions, target_name, place):
+        estimate = number.estimate
+        key = name, tuple(sorted(estimate.fields.items()))
+        out.setdefault(key, []).append(number)
+        if not number.missing:
+          more = {'note': estimate.note} if estimate.note else {}
+          more = {**estimate.fields, **fields, **more}
+          self._add(name, target_name, estimate.value, estimate.stderr, number.n, more)
     return out
+
+  def _examples(self, name, metric, target, positions, *place) -> list[Number]:
+    values = values_of(name, metric, target, positions, self._size)
+    if values is None:
+      return []
+    groups = None
+    if hasattr(metric, 'groups'):
+      groups = np.full(self._size, -1)
+      groups[positions] = metric.groups(target)
+    mean = self._mean(values) if groups is None else mean_of(values, groups)
+    value, stderr, num = mean
+    missing = '' if num else 'no example counts'
+    return [Number(*place, Estimate(value, stderr), num, missing, values, groups)]
+
+  def _sets(self, name, metric, target, positions, *place) -> list[Number]:
+    del name
+    out, num = [], int(target.present.sum())
+    for estimate in metric(target.complete()):
+      is_measured = is_number(estimate.value)
+      missing = '' if is_measured else estimate.note or 'not measurable'
+      if estimate.influence is not None:
+        influence = np.zeros(self._size)
+        influence[positions[target.present]] = estimate.influence
+        estimate = dataclasses.replace(estimate, influence=influence)
+      out.append(Number(*place, estimate, num, missing))
+    return out
+
+  def _add_mean(self, key: tuple, numbers: list[Number], fields: Row) -> None:
+    """Adds the mean over targets, or over targets and subsets."""
+    measured = [n for n in numbers if not n.missing]
+    if not measured:
+      return
+    if measured[0].values is None:
+      value, stderr = mean_of_estimates([n.estimate for n in measured])
+      num = max(n.n for n in measured)
+    else:
+      groups = None
+      if measured[0].groups is not None:
+        groups = np.max([n.groups for n in measured], axis=0)
+      value, stderr, num = mean_of(np.stack([n.values for n in measured]), groups)
+    name, estimate_fields = key
+    note = note_of([n for n in numbers if n.missing])
+    fields = {**dict(estimate_fields), **fields, **note}
+    self._add(name, 'mean', value, stderr, num, fields)
+
+  def _add(self, name, target, value, stderr, num, fields: Row) -> None:
+    fields = {'target': target, **fields, **self._fields, 'n': num}
+    self.rows.append(self._row(name, value, stderr, **fields))

@@ -21,8 +21,8 @@ Row = dict[str, Any]
 class Measurement:
   """A unit of work whose rows are kept.
 
-  What it depends on is listed, not what it does not: it is made again when any of
-  that changes, or the data, or the examples that are evaluated.
+  It is made again when anything changes of what is listed here, or of the data, or of
+  the examples that are evaluated.
 
   Attributes:
     name: of its file.
@@ -49,17 +49,7 @@ class Evaluator(Protocol):
     """Raises UserError, before training, for what would end it after training."""
 
   def measurements(self, evaluation: Any) -> Sequence[Measurement]:
-    """Returns what there is to measure, in order; nothing is computed yet.
-
-    Args:
-      evaluation: an `mmsbm.evaluators.evaluation.Evaluation`.
-    """
-
-
-def about(metric: Any, text: str = '') -> dict[str, str]:
-  """Describes a metric for the report; `text` comes before its own words."""
-  words = ' '.join(filter(None, (text, metric.about)))
-  return {'about': words, 'better': metric.better}
+    """Returns what there is to measure of an `Evaluation`; nothing is computed yet."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,11 +93,15 @@ class EvaluationPlan:
   def names(self) -> tuple[str, ...]:
     return tuple(m.name for m in self.problem.modalities)
 
+  @property
+  def part(self) -> Any:
+    """The split."""
+    return self.problem.dataset.splits[self.split]
+
   @functools.cached_property
   def rows(self) -> np.ndarray:
     """Numbers of the examples in their split, in order [n]."""
-    part = self.problem.dataset.splits[self.split]
-    usable = np.flatnonzero(np.asarray(part.present).any(axis=1))
+    usable = np.flatnonzero(np.asarray(self.part.present).any(axis=1))
     # A random part: files are often sorted by class.
     order = np.random.default_rng(self.seed).permutation(len(usable))
     return usable[np.sort(order[: self.num_examples])]
@@ -115,13 +109,7 @@ class EvaluationPlan:
   @functools.cached_property
   def present(self) -> np.ndarray:
     """Which modalities the examples have, [n, M] bool."""
-    part = self.problem.dataset.splits[self.split]
-    return np.asarray(part.present[self.rows])
-
-  def has_reader(self) -> bool:
-    """Returns whether any reader predicts an annotation that the data have."""
-    known = self.problem.dataset.splits[self.split].annotations
-    return any(reader.annotation in known for reader in self.readers)
+    return np.asarray(self.part.present[self.rows])
 
 
 def take(tree: PyTree, positions: np.ndarray) -> PyTree:
@@ -132,3 +120,11 @@ def take(tree: PyTree, positions: np.ndarray) -> PyTree:
 def is_number(value: float | None) -> bool:
   """Whether a value could be measured."""
   return value is not None and math.isfinite(value)
+
+
+def check_least(options: Any, least: int, *names: str) -> None:
+  """Refuses fields of `options` that are below `least`, 0 or 1."""
+  bound = 'be positive' if least else 'not be negative'
+  for name in names:
+    if getattr(options, name) < least:
+      raise UserError(f'{name} is {getattr(options, name)}; it must {bound}.')

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from mmsbm.evaluators.base import EvaluationPlan, Row, take
-from mmsbm.evaluators.readers import READERS_STEP
-from mmsbm.evaluators.reading import Examples, ReadingRoom, Readings, describe
+from mmsbm.evaluators.readers import READERS_STEP, Reader
+from mmsbm.evaluators.reading import Examples, ReadingRoom, Readings
 from mmsbm.infra.metric_writer import to_plain
 from mmsbm.infra.rng import fold_in_name
 from mmsbm.metrics.base import Target
@@ -23,25 +23,30 @@ PyTree = Any
 # Goes up when a measurement changes: what older code has measured is measured again.
 VERSION = 5
 
-# Attributes of models that draw when they decode; no step stands for them.
-_DECODING = ('decoder_sampler', 'decoder_guidance', 'refiner_sampler')
-
 
 def describe_decoding(model: Any) -> dict[str, str]:
-  """What a model draws with when it decodes, beside its networks."""
-  parts = {name: getattr(model, name, None) for name in _DECODING}
+  """What a model draws with when it decodes, for which no step stands."""
+  names = ('decoder_sampler', 'decoder_guidance', 'refiner_sampler')
+  parts = {name: getattr(model, name, None) for name in names}
   return {name: repr(part) for name, part in parts.items() if part is not None}
+
+
+def describe_reader(reader: Reader) -> dict[str, str]:
+  """The class and the fields of a reader."""
+  fields = {f.name: str(getattr(reader, f.name)) for f in dataclasses.fields(reader)}
+  return {'class': f'{type(reader).__module__}:{type(reader).__qualname__}', **fields}
 
 
 class Evaluation:
   """A trained model and the examples that it is measured on.
 
   Attributes:
-    plan: what is to be measured.
+    plan: what is to be measured; `problem`, `names`, `rows` and `present` are its own.
     inference: the model with its variables.
+    model: the model.
+    main_sampling: name of the run's own way of sampling.
     workdir: folder of the run.
     key: of all that is drawn.
-    reading: what reads examples.
   """
 
   def __init__(
@@ -54,47 +59,26 @@ class Evaluation:
     identity: Mapping[str, str],
   ):
     self.plan, self.inference, self.workdir = plan, inference, workdir
+    self.problem, self.names = plan.problem, plan.names
+    self.rows, self.present = plan.rows, plan.present
+    self.model = inference.model
+    self.main_sampling = next(iter(self.model.samplings))
     self.key = fold_in_name(jax.random.key(plan.seed), 'evaluate')
     self._identity = identity
-    self.reading = ReadingRoom(plan.readers, reader_variables, plan.names, inference)
+    self._room = ReadingRoom(plan.readers, reader_variables, plan.names, inference)
 
   # --- examples ---------------------------------------------------------------
-
-  @property
-  def problem(self):
-    return self.plan.problem
-
-  @property
-  def model(self):
-    return self.inference.model
-
-  @property
-  def names(self) -> tuple[str, ...]:
-    return self.plan.names
-
-  @property
-  def main_sampling(self) -> str:
-    """The run's own way of sampling."""
-    return next(iter(self.model.samplings))
-
-  @property
-  def rows(self) -> np.ndarray:
-    return self.plan.rows
-
-  @property
-  def present(self) -> np.ndarray:
-    return self.plan.present
 
   @functools.cached_property
   def x(self) -> Examples:
     """Raw examples, one array [n, *shape] per modality."""
-    arrays = self.problem.dataset.splits[self.plan.split].arrays
+    arrays = self.plan.part.arrays
     return tuple(np.asarray(arrays[name][self.rows]) for name in self.names)
 
   @functools.cached_property
   def annotations(self) -> dict[str, np.ndarray]:
     """What is known of the examples, by name; [n] or [n, A]."""
-    known = self.problem.dataset.splits[self.plan.split].annotations
+    known = self.plan.part.annotations
     return {name: np.asarray(array[self.rows]) for name, array in known.items()}
 
   @functools.cached_property
@@ -103,7 +87,7 @@ class Evaluation:
 
   @functools.cached_property
   def _read_real(self) -> Readings:
-    return self.reading.read(self.x)
+    return self._room.read(self.x)
 
   # --- what is generated --------------------------------------------------------
 
@@ -123,10 +107,9 @@ class Evaluation:
     """
     positions = np.flatnonzero(self.present[:, given].all(axis=1))
     name = 'given ' + ','.join(np.array(self.names)[given])
-    observed = np.broadcast_to(given, (len(positions), len(given)))
     x = self.inference.sample(
       take(self.encoded, positions),
-      observed,
+      np.broadcast_to(given, (len(positions), len(given))),
       key=fold_in_name(self.key, name),
       sampling=sampling,
       rows=positions,
@@ -140,36 +123,25 @@ class Evaluation:
 
     Args:
       x: [k, *shape] per modality.
-      positions: of the k among the examples; all of them by default.
+      positions: of the k among the examples, in order; all of them by default.
     """
-    everything = np.arange(len(self.rows))
-    positions = everything if positions is None else positions
-    read, targets = self.reading.read(x), {}
+    read, targets = self._room.read(x), {}
     for i, modality in enumerate(self.problem.modalities):
-      whole = Target(
+      target = Target(
         modality=modality,
-        generated=x[i],
+        generated=self.x[i],
         real=self.x[i],
         present=self.present[:, i],
         annotations=self.annotations,
         read_generated={},
         read_real=self._read_real[modality.name],
       )
-      if not np.array_equal(positions, everything):
-        whole = dataclasses.replace(whole, generated=self.x[i]).take(positions)
+      if positions is not None and len(positions) < len(self.rows):
+        target = target.take(positions)
       targets[modality.name] = dataclasses.replace(
-        whole, generated=x[i], read_generated=read[modality.name]
+        target, generated=x[i], read_generated=read[modality.name]
       )
     return targets
-
-  def conditional_targets(
-    self, given: np.ndarray, sampling: str
-  ) -> tuple[np.ndarray, dict[str, Target]]:
-    """Generates as `generate` does; positions, and the modalities not given."""
-    positions, x = self.generate(given, sampling)
-    targets = self.targets(x, positions)
-    shown = dict(zip(self.names, given, strict=True))
-    return positions, {name: t for name, t in targets.items() if not shown[name]}
 
   # --- rows -----------------------------------------------------------------------
 
@@ -181,11 +153,8 @@ class Evaluation:
 
   def sampling_fields(self, sampling: str, num_given: int) -> Row:
     """What a row says of the way of sampling."""
-    return {
-      'sampling': sampling,
-      **self.model.describe(sampling),
-      'nfe': self.model.num_evaluations(sampling, num_given),
-    }
+    nfe = self.model.num_evaluations(sampling, num_given)
+    return {'sampling': sampling, **self.model.describe(sampling), 'nfe': nfe}
 
   def warn(self, text: str) -> None:
     """Says why something that was asked for is not measured."""
@@ -195,10 +164,12 @@ class Evaluation:
 
   def reading_options(self) -> dict[str, Any]:
     """What a measurement by metrics and readers depends on besides its steps."""
-    return {
-      'metrics': self.plan.metric_specs,
-      'readers': {r.name: describe(r) for r in self.plan.readers},
+    # One that is trained in the run has a step that stands for it.
+    readers = {
+      r.name: describe_reader(r) if r.learner is None else None
+      for r in self.plan.readers
     }
+    return {'metrics': self.plan.metric_specs, 'readers': readers}
 
   @property
   def reading_steps(self) -> frozenset[str]:
@@ -212,10 +183,8 @@ class Evaluation:
 
   def decoding_options(self) -> dict[str, Any]:
     """What a decoded example depends on besides the steps of the model."""
-    return {
-      'decoding': describe_decoding(self.model),
-      'chunk_size': self.plan.chunk_size,
-    }
+    decoding = describe_decoding(self.model)
+    return {'decoding': decoding, 'chunk_size': self.plan.chunk_size}
 
   def fingerprint(self, uses: frozenset[str], options: Mapping[str, Any]) -> str:
     """A hexadecimal digest of all that a measurement depends on."""

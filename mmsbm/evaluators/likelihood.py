@@ -7,17 +7,16 @@ What a model has a density of, and how it is computed, is said by the model; see
 import dataclasses
 import functools
 import math
-from typing import Any
 
 import numpy as np
 
 from mmsbm.diffusion.probability_flow import ProbabilityFlow
-from mmsbm.evaluators.base import EvaluationPlan, Measurement, Row, take
+from mmsbm.evaluators.base import Evaluator, Measurement, Row, check_least, take
 from mmsbm.evaluators.evaluation import Evaluation
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.rng import fold_in_name
 from mmsbm.metrics.averages import clustered_mean
-from mmsbm.models.base import Density, DensityEntry, DensityOptions
+from mmsbm.models.base import Density, DensityOptions
 
 _ABOUT = {
   'latent_log_likelihood': (
@@ -37,7 +36,7 @@ _ABOUT = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Likelihood:
+class Likelihood(Evaluator):
   """All densities that the model has.
 
   Attributes:
@@ -55,11 +54,8 @@ class Likelihood:
   time_min: float = 1e-5
 
   def __post_init__(self):
-    if self.num_examples < 0:
-      raise UserError(f'num_examples is {self.num_examples}; it must not be negative.')
-    if self.num_importance_samples < 1:
-      number = self.num_importance_samples
-      raise UserError(f'num_importance_samples is {number}; it must be positive.')
+    check_least(self, 0, 'num_examples')
+    check_least(self, 1, 'num_importance_samples')
     ProbabilityFlow(
       num_steps=self.num_steps, num_probes=self.num_probes, time_min=self.time_min
     )
@@ -69,9 +65,6 @@ class Likelihood:
     names = [field.name for field in dataclasses.fields(DensityOptions)]
     return DensityOptions(**{name: getattr(self, name) for name in names})
 
-  def check(self, plan: EvaluationPlan, model: Any) -> None:
-    """See `Evaluator.check`; the numbers were checked when it was made."""
-
   def measurements(self, evaluation: Evaluation) -> list[Measurement]:
     """See `Evaluator.measurements`."""
     if not self.num_examples:
@@ -79,39 +72,38 @@ class Likelihood:
     densities = getattr(evaluation.model, 'densities', lambda options: ())
     out = []
     for density in densities(self.options):
-      used = {name: getattr(self, name) for name in density.options}
+      options = {
+        'num_likelihood_examples': self.num_examples,
+        'chunk_size': evaluation.plan.chunk_size,
+      }
+      about = {}
+      for entry in density.entries:
+        text = _ABOUT.get(entry.metric, 'A log density, in nats.')
+        about[entry.metric] = {'about': text, 'better': 'high'}
       out.append(
         Measurement(
           name=density.name,
           uses=density.uses,
-          options={
-            'num_likelihood_examples': self.num_examples,
-            'chunk_size': evaluation.plan.chunk_size,
-            **used,
-          },
+          options=options | self._used(density),
           run=functools.partial(self._measure, evaluation, density),
-          about={
-            entry.metric: {
-              'about': _ABOUT.get(entry.metric, 'A log density, in nats.'),
-              'better': 'high',
-            }
-            for entry in density.entries
-          },
+          about=about,
         )
       )
     if not out:
       evaluation.warn('the method has no densities, so no likelihood is measured.')
     return out
 
+  def _used(self, density: Density) -> Row:
+    return {name: getattr(self, name) for name in density.options}
+
   def _measure(self, evaluation: Evaluation, density: Density) -> list[Row]:
-    plan = evaluation.plan
+    inference, rows = evaluation.inference, evaluation.rows
     # A random part, since files may be sorted.
-    order = np.random.default_rng(plan.seed).permutation(len(plan.rows))
+    order = np.random.default_rng(evaluation.plan.seed).permutation(len(rows))
     chosen = np.sort(order[: self.num_examples])
 
     def per_row(fn, name, *trees):
       key = fold_in_name(evaluation.key, name)
-      inference = evaluation.inference
       return inference.per_row(fn, key, *trees, name=f'evaluate {name}')
 
     encoded = take(evaluation.encoded, chosen)
@@ -120,30 +112,22 @@ class Likelihood:
     if probe_stderr is None:
       probe_stderr = [None] * len(density.entries)
     return [
-      self._row(evaluation, density, entry, *parts)
-      for entry, *parts in zip(
-        density.entries,
-        nats,
-        probe_stderr,
-        [self._counted(evaluation, entry, chosen) for entry in density.entries],
-        strict=True,
-      )
+      self._row(evaluation, density, entry, evaluation.present[chosen], *parts)
+      for entry, *parts in zip(density.entries, nats, probe_stderr, strict=True)
     ]
 
-  def _counted(self, evaluation, entry: DensityEntry, chosen) -> np.ndarray:
-    """Which examples have all that a density is about, [n] bool."""
+  def _row(self, evaluation, density, entry, present, nats, probe_stderr) -> Row:
+    """The mean of nats [n] over the examples that have all that it is about."""
     names = {entry.target, *(entry.given or ())}
     needed = [entry.target == 'all' or name in names for name in evaluation.names]
-    return evaluation.present[chosen][:, np.array(needed, bool)].all(axis=1)
-
-  def _row(self, evaluation, density, entry, nats, probe_stderr, counted) -> Row:
-    """The mean of nats [n] over the examples that count, and what it depends on."""
+    counted = present[:, np.array(needed, bool)].all(axis=1)
+    num = int(counted.sum())
     fields: Row = {'target': entry.target}
     if entry.given is not None:
       fields |= {'given': list(entry.given), 'num_given': len(entry.given)}
     fields |= {'dimensions': entry.dimensions, 'note': entry.note, 'unit': 'nats'}
-    fields |= {name: getattr(self, name) for name in density.options}
-    if not counted.any():
+    fields |= self._used(density)
+    if not num:
       fields['note'] += '; no example has the modalities'
       return evaluation.row(entry.metric, None, None, **fields, n=0)
     value, stderr = clustered_mean(nats[counted])
@@ -155,10 +139,10 @@ class Likelihood:
     if probe_stderr is not None:
       # What random directions add to the standard error of the mean.
       squares = np.square(probe_stderr[counted]).sum()
-      fields['probe_stderr'] = float(np.sqrt(squares) / int(counted.sum()))
+      fields['probe_stderr'] = float(np.sqrt(squares) / num)
     if entry.of_data:
       # Bits per entry of an example; less is better.
       fields['bits_per_dimension'] = -value / (entry.dimensions * math.log(2))
     else:
       fields['per_dimension'] = value / entry.dimensions
-    return evaluation.row(entry.metric, value, stderr, **fields, n=int(counted.sum()))
+    return evaluation.row(entry.metric, value, stderr, **fields, n=num)

@@ -19,32 +19,47 @@ from mmsbm.config import Section, find, nearest, plain
 from mmsbm.data.dataset import SPLITS
 from mmsbm.evaluators.base import EvaluationPlan, Row
 from mmsbm.evaluators.evaluation import Evaluation, describe_decoding
+from mmsbm.evaluators.generated import Conditional, Reconstruction, Unconditional
+from mmsbm.evaluators.latents import LinearProbe
+from mmsbm.evaluators.likelihood import Likelihood
+from mmsbm.evaluators.reader_accuracy import ReaderAccuracy
 from mmsbm.evaluators.readers import Reader
-from mmsbm.evaluators.table import EVALUATORS
+from mmsbm.evaluators.samples import Samples
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
 from mmsbm.infra.metric_writer import to_plain, write_results
 from mmsbm.metrics import METRICS
 
-PyTree = Any
+EVALUATORS = {
+  'readers': ReaderAccuracy,
+  'reconstruction': Reconstruction,
+  'unconditional': Unconditional,
+  'conditional': Conditional,
+  'likelihood': Likelihood,
+  'linear_probe': LinearProbe,
+  'samples': Samples,
+}
 
 
 def make_evaluation(
   section: Section, problem: Any, readers: tuple[Reader, ...]
 ) -> EvaluationPlan:
-  """Makes all that measures, from config.evaluate.
+  """Makes all that measures.
 
   Args:
-    section: that part of the config.
+    section: config.evaluate.
     problem: modalities and data set.
     readers: from `make_readers`.
   """
   section.known(
     ('split', 'num_examples', 'chunk_size', 'seed', 'metrics', 'evaluators')
   )
-  metrics = _make_parts(section.section('metrics'), METRICS, _METRIC)
+  metrics = _make_parts(section, 'metrics', METRICS, ('name', 'better', 'about'))
+  evaluators = _make_parts(
+    section, 'evaluators', EVALUATORS, ('check', 'measurements')
+  )
+  names = [r.name for r in readers]
   for name, metric in metrics.items():
-    names = [r.name for r in readers]
     if getattr(metric, 'reader', '') not in ('', *names):
       raise UserError(
         f'config.evaluate.metrics.{name}: there is no reader {metric.reader!r}; they '
@@ -55,7 +70,7 @@ def make_evaluation(
     readers=readers,
     metrics=metrics,
     metric_specs=plain(section['metrics']),
-    evaluators=_make_parts(section.section('evaluators'), EVALUATORS, _EVALUATOR),
+    evaluators=evaluators,
     split=section.choice('split', SPLITS),
     num_examples=section.count('num_examples'),
     chunk_size=section.count('chunk_size'),
@@ -63,32 +78,28 @@ def make_evaluation(
   )
 
 
-_METRIC = ('name', 'better', 'about')
-_EVALUATOR = ('check', 'measurements')
-
-
 def _make_parts(
-  section: Section, table: Mapping[str, Any], members: Collection[str]
+  section: Section, kind: str, table: Mapping[str, Any], members: Collection[str]
 ) -> dict[str, Any]:
-  """Builds each part of a section: `name` is its key unless it says another."""
+  """Builds each part of `section[kind]`: `name` is its key unless it says another."""
   out = {}
-  for key, spec in section.sections():
+  for key, spec in section.section(kind).sections():
     named = Section({'name': key} | dict(spec), spec.path)
     try:
       find(table, named['name'])
     except UserError as e:
       raise spec.error(e) from e
     out[key] = named.make(table)
-    missing = [member for member in members if not hasattr(out[key], member)]
-    if missing:
-      raise UserError(f'{section.place(key)}: {named["name"]!r} has no {missing[0]!r}.')
+    for member in members:
+      if not hasattr(out[key], member):
+        raise UserError(f'config.{spec.path}: {named["name"]!r} has no {member!r}.')
   return out
 
 
 def evaluate(
   plan: EvaluationPlan,
   inference: Any,
-  reader_variables: Mapping[str, PyTree],
+  reader_variables: Mapping[str, Any],
   *,
   workdir: str | os.PathLike,
   common: Mapping[str, Any],
@@ -115,9 +126,14 @@ def evaluate(
   evaluation = Evaluation(
     plan, inference, reader_variables, workdir=os.fspath(workdir), identity=identity
   )
-  folder = pathlib.Path(workdir, 'evaluation')
   rows: list[Row] = []
   about: dict[str, Any] = {}
+
+  def write():
+    write_results(os.path.join(workdir, 'results.jsonl'), rows)
+    text = json.dumps(about, indent=1) + '\n'
+    write_atomic(os.path.join(workdir, 'evaluation', 'metrics.json'), text)
+
   has_measured = False
   for name, evaluator in plan.evaluators.items():
     is_chosen = (not only or name in only) and name not in without
@@ -126,31 +142,24 @@ def evaluate(
         if is_chosen:
           measurement.run()
         continue
-      print_of = evaluation.fingerprint(measurement.uses, measurement.options)
-      path = folder / f'{measurement.name}-{print_of}.json'
-      found = _read_rows(path)
-      if found is None:
+      digest = evaluation.fingerprint(measurement.uses, measurement.options)
+      path = pathlib.Path(workdir, 'evaluation', f'{measurement.name}-{digest}.json')
+      measured = _read_rows(path)
+      if measured is None:
         if not is_chosen:
           continue
-        found = [to_plain(row) for row in measurement.run()]
-        write_atomic(path, json.dumps(found))
-      rows += [row | dict(common) for row in found]
-      measured = {row['metric'] for row in found}
-      about |= {k: v for k, v in measurement.about.items() if k in measured}
-      has_measured |= is_chosen
+        measured = [to_plain(row) for row in measurement.run()]
+        write_atomic(path, json.dumps(measured))
+      rows += [row | dict(common) for row in measured]
+      names = {row['metric'] for row in measured}
+      about |= {k: v for k, v in measurement.about.items() if k in names}
       if is_chosen:
-        _write(workdir, rows, about)
+        has_measured = True
+        write()
   if has_measured:
     # Once more with what evaluators that were not chosen have measured before.
-    _write(workdir, rows, about)
+    write()
   return rows
-
-
-def _write(workdir, rows: list[Row], about: Mapping[str, Any]) -> None:
-  """Replaces results.jsonl, and the file that says what its metrics mean."""
-  write_results(os.path.join(workdir, 'results.jsonl'), rows)
-  path = os.path.join(workdir, 'evaluation', 'metrics.json')
-  write_atomic(path, json.dumps(about, indent=1) + '\n')
 
 
 def _read_rows(path: pathlib.Path) -> list[Row] | None:
@@ -175,8 +184,7 @@ def sampling_seconds(
     inference: the model with its variables.
     known: the result of an earlier call, which is returned if nothing has changed.
   """
-  size = min(inference.chunk_size, plan.num_examples)
-  model = inference.model
+  size, model = min(inference.chunk_size, plan.num_examples), inference.model
   sampling = next(iter(model.samplings))
   of = {
     'chunk_size': size,
@@ -187,20 +195,14 @@ def sampling_seconds(
   of = json.loads(json.dumps(to_plain(of)))
   if known and known['of'] == of:
     return known
-  key = jax.random.key(0)
-  modalities = model.modalities
   encoded = inference.encode(
-    tuple(np.zeros((size, *m.shape), m.kind.dtype) for m in modalities)
+    tuple(np.zeros((size, *m.shape), m.kind.dtype) for m in model.modalities)
   )
-  observed = np.zeros((size, len(modalities)), bool)
+  observed = np.zeros((size, len(model.modalities)), bool)
   seconds = []
   for _ in range(4):
     start = time.perf_counter()
-    inference.sample(encoded, observed, key=key, sampling=sampling)
+    inference.sample(encoded, observed, key=jax.random.key(0), sampling=sampling)
     seconds.append((time.perf_counter() - start) / size)
-  measured = np.array(seconds[1:])
-  return {
-    'value': float(measured.mean()),
-    'stderr': float(measured.std(ddof=1) / len(measured) ** 0.5),
-    'of': of,
-  }
+  value, spread = np.mean(seconds[1:]), np.std(seconds[1:], ddof=1)
+  return {'value': float(value), 'stderr': float(spread / 3**0.5), 'of': of}

@@ -13,7 +13,7 @@ from mmsbm.infra.errors import UserError
 from mmsbm.learners.classifier import Classifier
 from mmsbm.methods.base import Stage, make_training
 from mmsbm.metrics.base import Reading
-from mmsbm.modalities import Image, Modality
+from mmsbm.modalities import Image
 from mmsbm.nn.classifiers import CLASSIFIERS
 from mmsbm.nn.inception import load_inception
 
@@ -26,8 +26,8 @@ READERS_STEP = 'classifier'
 class Reader(Protocol):
   """A network that says something of examples; a frozen dataclass.
 
-  The fields of one that is not trained in the run say what it is: what was measured
-  with it is measured again when they change.
+  What was measured with one that is not trained in the run is measured again when its
+  fields change.
 
   Attributes:
     name: its key in config.readers.
@@ -51,9 +51,9 @@ class Reader(Protocol):
     """Reads raw examples [N, *shape] of a modality."""
 
 
-def _chosen(names: tuple[str, ...], modalities: tuple[Modality, ...], reader: str):
-  """Names of the modalities of a reader, after a look at each."""
-  known = [m.name for m in modalities]
+def _check(names: tuple[str, ...], problem: Any, reader: str) -> None:
+  """Refuses names of modalities that a reader cannot read."""
+  known = [m.name for m in problem.modalities]
   if isinstance(names, str) or not names:
     raise UserError(f'{reader!r} needs `modalities`: a list of some of {known}.')
   for name in names:
@@ -64,16 +64,13 @@ def _chosen(names: tuple[str, ...], modalities: tuple[Modality, ...], reader: st
       )
   if len(set(names)) < len(names):
     raise UserError(f'{reader!r} has a modality twice: {list(names)}.')
-  return tuple(names)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedClassifier:
-  """A classifier that learns an annotation of the training split.
+  """A `Reader` that learns an annotation of the training split.
 
-  Attributes:
-    name: see `Reader`.
-    learner: what trains it, with its network and its modalities.
+  Its variables are those of the step that trains it, so it has no `load`.
   """
 
   name: str
@@ -88,10 +85,6 @@ class TrainedClassifier:
   @property
   def annotation(self) -> str:
     return self.learner.annotation
-
-  def load(self) -> PyTree:
-    """Is never asked for: the variables are those of the step that trains it."""
-    raise AssertionError(f'{self.name} is trained in the run.')
 
   def __call__(self, variables, modality, x):
     """Reads raw examples [B, *shape]; see `Reader`."""
@@ -119,18 +112,14 @@ def make_classifier(
     name: of the reader.
     modalities: those that it reads; all of one shape.
     network: one of CLASSIFIERS.
-    num_steps: of its training; see `reader_stage` for this and the next three.
-    batch_size: examples per step.
-    ema_decay: of the average of its parameters.
-    optimizer: arguments of `make_optimizer`.
+    num_steps, batch_size, ema_decay, optimizer: of its training, see `reader_stage`.
     annotation: the class labels that it learns.
   """
-  del num_steps, batch_size, ema_decay, optimizer  # Of its training.
-  modalities = _chosen(modalities, problem.modalities, name)
-  classes = problem.num_classes
-  num_classes = classes.get(annotation)
+  del num_steps, batch_size, ema_decay, optimizer
+  _check(modalities, problem, name)
+  known = sorted(problem.num_classes)
+  num_classes = problem.num_classes.get(annotation)
   if num_classes is None:
-    known = sorted(classes)
     have = f'the class labels {known}' if known else 'no class labels'
     raise UserError(
       f'the data have no annotation {annotation!r} of classes, so no classifier can be '
@@ -142,32 +131,24 @@ def make_classifier(
       f'annotation {annotation!r} has {num_classes} class, so there is nothing to tell '
       f'apart: remove config.readers.{name}.'
     )
-  read = tuple(m for m in problem.modalities if m.name in modalities)
+  indices = tuple(i for i, m in enumerate(problem.modalities) if m.name in modalities)
+  read = tuple(problem.modalities[i] for i in indices)
   shapes = {m.model_shape for m in read}
   if len(shapes) > 1:
     raise UserError(
       f'modalities read by {name!r} must have one shape, not {sorted(shapes)}: give '
       'each shape a reader of its own.'
     )
-  indices = tuple(i for i, m in enumerate(problem.modalities) if m.name in modalities)
-  learner = Classifier(
-    reader=name,
-    annotation=annotation,
-    network=build(CLASSIFIERS, network, num_classes=num_classes),
-    modalities=read,
-    indices=indices,
-  )
-  return TrainedClassifier(name, learner)
+  network = build(CLASSIFIERS, network, num_classes=num_classes)
+  return TrainedClassifier(name, Classifier(name, annotation, network, read, indices))
 
 
 @dataclasses.dataclass(frozen=True)
 class Inception:
-  """The network of published Fréchet distances, on pictures.
+  """The `Reader` of published Fréchet distances, on pictures.
 
   Attributes:
-    name: see `Reader`.
     weights: file of its weights, made once by `mmsbm.tools.convert_inception`.
-    modalities: see `Reader`.
   """
 
   name: str
@@ -201,14 +182,14 @@ def make_inception(
   """
   if not weights:
     return None
-  pictures = [
-    m.name
-    for m in problem.modalities
-    if len(m.shape) == 3 and m.shape[-1] in (1, 3) and m.kind.dtype == np.uint8
-  ]
-  images = [m.name for m in problem.modalities if isinstance(m.kind, Image)]
-  names = modalities or tuple(name for name in images if name in pictures)
-  names = _chosen(names, problem.modalities, name)
+  pictures, images = [], []
+  for m in problem.modalities:
+    if len(m.shape) == 3 and m.shape[-1] in (1, 3) and m.kind.dtype == np.uint8:
+      pictures.append(m.name)
+      if isinstance(m.kind, Image):
+        images.append(m.name)
+  names = modalities or tuple(images)
+  _check(names, problem, name)
   for modality in names:
     if modality not in pictures:
       raise UserError(
@@ -220,7 +201,7 @@ def make_inception(
       f'config.readers.{name}.weights: there is no file {weights!r}; make it once with '
       'python -m mmsbm.tools.convert_inception.'
     )
-  return Inception(name, weights, names)
+  return Inception(name, weights, tuple(names))
 
 
 READERS = {
@@ -238,15 +219,13 @@ def make_readers(section: Section, problem: Any) -> tuple[Reader, ...]:
       maker that returns None.
     problem: modalities and data set; given to readers that ask for it, as is `name`.
   """
-  made = []
+  readers = []
   for name, spec in section.sections():
-    if not spec:
-      continue
-    reader = spec.make(READERS, name=name, problem=problem)
+    reader = spec.make(READERS, name=name, problem=problem) if spec else None
     if reader is not None:
-      _chosen(reader.modalities, problem.modalities, name)
-      made.append(reader)
-  return tuple(made)
+      _check(reader.modalities, problem, name)
+      readers.append(reader)
+  return tuple(readers)
 
 
 def reader_stage(
@@ -262,13 +241,12 @@ def reader_stage(
   trained = [reader for reader in readers if reader.learner is not None]
   if not trained:
     return None
-  names = {reader.annotation for reader in trained}
-  labels = {name: np.zeros(1, np.int32) for name in names}
+  labels = {reader.annotation: np.zeros(1, np.int32) for reader in trained}
 
   def source(inputs: Any) -> dict[str, Any]:
     del inputs
     batch = problem.examples()
-    known = {k: v for k, v in batch['annotations'].items() if k in names}
+    known = {k: v for k, v in batch['annotations'].items() if k in labels}
     return batch | {'annotations': known}
 
   return Stage(

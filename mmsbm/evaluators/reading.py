@@ -1,8 +1,7 @@
 """What readers say of examples, computed when a metric first looks at it."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,22 +18,18 @@ class Deferred:
   """A `Reading` that is made when it is first looked at."""
 
   def __init__(self, annotation: str, make: Callable[[], Reading]):
-    self.annotation, self._make = annotation, make
-
-  @functools.cached_property
-  def _reading(self) -> Reading:
-    return self._make()
+    self.annotation, self._make = annotation, functools.cache(make)
 
   @property
   def prediction(self) -> np.ndarray | None:
-    return self._reading.prediction
+    return self._make().prediction
 
   @property
   def features(self) -> np.ndarray | None:
-    return self._reading.features
+    return self._make().features
 
   def take(self, rows: np.ndarray) -> 'Deferred':
-    return Deferred(self.annotation, lambda: self._reading.take(rows))
+    return Deferred(self.annotation, lambda: self._make().take(rows))
 
 
 # What each reader says of each modality that it reads, by their names.
@@ -61,61 +56,46 @@ class ReadingRoom:
     """
     self._readers, self._names, self._inference = readers, names, inference
     self._loaded = dict(variables)
-    self._compiled = tuple(reader for reader in readers if reader.compiled)
+    # Of variables and examples: {modality: {reader: (prediction, features)}}.
+    self._compiled = jax.jit(self._read_compiled)
 
   def read(self, x: Examples) -> Readings:
-    """Reads raw examples: {modality: {reader: reading}}, each when it is looked at.
+    """Reads raw examples, each when it is looked at.
 
     Compiled readers read all modalities in one program.
     """
 
     @functools.cache
     def compiled():
-      return self._inference.map_chunks(
-        self._compiled_fn, self._variables(self._compiled), x
-      )
+      variables = {r.name: self._variables(r) for r in self._readers if r.compiled}
+      return self._inference.map_chunks(self._compiled, variables, x)
 
     def make(reader, name, array):
       if reader.compiled:
-        return lambda: Reading(*compiled()[name][reader.name], reader.annotation)
-      return lambda: reader(self._variables((reader,))[reader.name], name, array)
+        return Reading(*compiled()[name][reader.name], reader.annotation)
+      return reader(self._variables(reader), name, array)
 
     return {
       name: {
-        reader.name: Deferred(reader.annotation, make(reader, name, array))
+        reader.name: Deferred(
+          reader.annotation, functools.partial(make, reader, name, array)
+        )
         for reader in self._readers
         if name in reader.modalities
       }
       for name, array in zip(self._names, x, strict=True)
     }
 
-  @functools.cached_property
-  def _compiled_fn(self) -> Callable:
-    """Of variables and examples: {modality: {reader: (prediction, features)}}."""
+  def _read_compiled(self, variables, x):
+    out = {name: {} for name in self._names}
+    for reader in self._readers:
+      for name, array in zip(self._names, x, strict=True):
+        if reader.compiled and name in reader.modalities:
+          reading = reader(variables[reader.name], name, array)
+          out[name][reader.name] = reading.prediction, reading.features
+    return out
 
-    def fn(variables, x):
-      out = {name: {} for name in self._names}
-      for reader in self._compiled:
-        for name, array in zip(self._names, x, strict=True):
-          if name in reader.modalities:
-            reading = reader(variables[reader.name], name, array)
-            out[name][reader.name] = reading.prediction, reading.features
-      return out
-
-    return jax.jit(fn)
-
-  def _variables(self, readers: Sequence[Reader]) -> dict[str, PyTree]:
-    for reader in readers:
-      if reader.name not in self._loaded:
-        self._loaded[reader.name] = reader.load()
-    return {reader.name: self._loaded[reader.name] for reader in readers}
-
-
-def describe(reader: Reader) -> Any:
-  """The fields of a reader, as far as no step of the run stands for them."""
-  if reader.learner is not None:
-    return None
-  return {
-    'class': f'{type(reader).__module__}:{type(reader).__qualname__}',
-    **{f.name: str(getattr(reader, f.name)) for f in dataclasses.fields(reader)},
-  }
+  def _variables(self, reader: Reader) -> PyTree:
+    if reader.name not in self._loaded:
+      self._loaded[reader.name] = reader.load()
+    return self._loaded[reader.name]

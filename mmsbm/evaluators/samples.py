@@ -6,21 +6,24 @@ import json
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from mmsbm.evaluators.base import EvaluationPlan, Measurement, take
+from mmsbm.evaluators.base import (
+  EvaluationPlan,
+  Evaluator,
+  Measurement,
+  check_least,
+  take,
+)
 from mmsbm.evaluators.evaluation import Evaluation
 from mmsbm.evaluators.tiles import Drawing, lay_out
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import atomic_path, write_atomic
 from mmsbm.infra.rng import fold_in_name
-
-# What NumPy raises for an .npz that is absent, torn or something else.
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def nearest_training_examples(
@@ -73,13 +76,13 @@ def pictured_subsets(num_modalities: int) -> list[int]:
 
 
 def _listing(names: Sequence[str]) -> str:
-  if len(names) <= 3:
-    return ' and '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)
-  return f'{names[0]} to {names[-1]}'
+  if len(names) > 3:
+    return f'{names[0]} to {names[-1]}'
+  return ' and '.join(filter(None, (', '.join(names[:-1]), names[-1])))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Samples:
+class Samples(Evaluator):
   """Samples and reconstructions of some examples, kept as files.
 
   Attributes:
@@ -97,13 +100,10 @@ class Samples:
   annotation: str = 'class'
 
   def __post_init__(self):
-    for key in ('num_examples', 'num_samples'):
-      if getattr(self, key) < 1:
-        raise UserError(f'{key} is {getattr(self, key)}; it must be positive.')
+    check_least(self, 1, 'num_examples', 'num_samples')
 
   def check(self, plan: EvaluationPlan, model: Any) -> None:
     """See `Evaluator.check`."""
-    del model
     splits = plan.problem.dataset.splits
     if self.split not in splits:
       raise UserError(f'split={self.split!r} is not one of {sorted(splits)}.')
@@ -115,32 +115,26 @@ class Samples:
 
   def measurements(self, evaluation: Evaluation) -> list[Measurement]:
     """See `Evaluator.measurements`: one for each file, which it makes if need be."""
-    model, uses = evaluation.model, evaluation.model.uses
-    sampling = evaluation.main_sampling
-    shared = _Shared(self, evaluation)
+    model, sampling = evaluation.model, evaluation.main_sampling
     options = dataclasses.asdict(self) | evaluation.sampling_options(sampling)
-    out = []
-    for name, kind, title, observed in self._files(evaluation, shared):
+    artist, out = _Artist(self, evaluation), []
+    for name, kind, title, observed in self._files(evaluation.names, len(artist.rows)):
       is_drawn = kind != 'reconstruction'
-      if not is_drawn and not hasattr(model, 'reconstruct'):
-        continue
-      file_uses = uses(sampling if is_drawn else None)
-      stamp = evaluation.fingerprint(file_uses, options)
-      drawing = functools.partial(shared.draw, name, kind, title, observed, stamp)
-      out.append(
-        Measurement(
-          name=name, uses=file_uses, options=options, run=drawing, is_kept=False
+      if is_drawn or hasattr(model, 'reconstruct'):
+        uses = model.uses(sampling if is_drawn else None)
+        stamp = evaluation.fingerprint(uses, options)
+        run = functools.partial(artist.draw, name, kind, title, observed, stamp)
+        out.append(
+          Measurement(name=name, uses=uses, options=options, run=run, is_kept=False)
         )
-      )
     return out
 
-  def _files(self, evaluation: Evaluation, shared: '_Shared'):
+  def _files(self, names: Sequence[str], size: int) -> Iterator[tuple]:
     """Name, kind, title and observed set [N, M] of each file.
 
     The titles choose the noise of the samples.
     """
-    names, num = evaluation.names, len(evaluation.names)
-    size = len(shared.rows)
+    num = len(names)
     empty = np.zeros((size, num), bool)
     yield 'unconditional', 'unconditional', 'Nothing given', empty
     for count in pictured_subsets(num):
@@ -150,20 +144,19 @@ class Samples:
     if num > 1:
       rng = np.random.default_rng(self.seed)
       order = rng.random(empty.shape).argsort(1).argsort(1)
-      observed = order < rng.integers(1, max(2, num), (size, 1))
+      observed = order < rng.integers(1, num, (size, 1))
       title = 'Each row given a subset of its own'
       yield 'given_any', 'conditional', title, observed
     yield 'reconstruction', 'reconstruction', 'Reconstructions', ~empty
 
 
-class _Shared:
-  """Examples, and what draws for them and writes it."""
+class _Artist:
+  """Chooses examples, draws for them, and writes files."""
 
   def __init__(self, options: Samples, evaluation: Evaluation):
     self._options, self._evaluation = options, evaluation
     self._part = evaluation.problem.dataset.splits[options.split]
     self.rows = choose_examples(self._part, options.annotation, options.num_examples)
-    self._key = fold_in_name(jax.random.key(options.seed), 'pictures')
 
   @functools.cached_property
   def _x(self) -> tuple[np.ndarray, ...]:
@@ -171,24 +164,16 @@ class _Shared:
     return tuple(np.asarray(self._part.arrays[name][self.rows]) for name in names)
 
   @functools.cached_property
-  def _encoded(self):
+  def _encoded(self) -> Any:
     return self._evaluation.inference.encode(self._x)
-
-  @property
-  def _label(self) -> np.ndarray:
-    labels = self._part.annotations.get(self._options.annotation)
-    return np.full(len(self.rows), -1) if labels is None else labels[self.rows]
 
   def draw(self, name: str, kind: str, title: str, observed, stamp: str) -> list:
     """Draws and writes the files `name`, unless they are there; has no rows."""
-    folder = pathlib.Path(self._evaluation.workdir, 'samples')
-    path = folder / f'{name}.npz'
+    path = pathlib.Path(self._evaluation.workdir, 'samples', f'{name}.npz')
     png, tiles = path.with_suffix('.png'), path.with_suffix('.json')
-    modalities = self._evaluation.problem.modalities
-    drawable = all(
-      m.kind.picture(x[0]) is not None for m, x in zip(modalities, self._x, strict=True)
-    )
-    if _stamp(path) == stamp and tiles.exists() and png.exists() >= drawable:
+    pairs = zip(self._evaluation.problem.modalities, self._x, strict=True)
+    has_pictures = all(m.kind.picture(x[0]) is not None for m, x in pairs)
+    if _stamp(path) == stamp and tiles.exists() and png.exists() >= has_pictures:
       return []
     # Or a kill between the files would leave old pictures of new samples.
     for old in (png, tiles):
@@ -198,7 +183,7 @@ class _Shared:
       np.savez_compressed(f, stamp=np.array(stamp), **drawing.arrays())
     sheet = lay_out(drawing)
     write_atomic(tiles, json.dumps(sheet.to_json()) + '\n')
-    if drawable:
+    if has_pictures:
       # Matplotlib is slow to import, and most uses of the program do without.
       from mmsbm.report.grid import save_grid
 
@@ -206,36 +191,37 @@ class _Shared:
     return []
 
   def _drawing(self, kind: str, title: str, observed: np.ndarray) -> Drawing:
-    evaluation, key = self._evaluation, fold_in_name(self._key, title)
+    options, evaluation, size = self._options, self._evaluation, len(self.rows)
     inference, modalities = evaluation.inference, evaluation.problem.modalities
+    key = fold_in_name(jax.random.key(options.seed), 'pictures')
+    key = fold_in_name(key, title)
     present = np.asarray(self._part.present[self.rows])
     observed = observed & present
+    nearest = None
     if kind == 'reconstruction':
       x = inference.reconstruct(self._encoded, key=key)
       generated = tuple(array[:, None] for array in x)
     else:
-      count = self._options.num_samples
-      repeated = np.repeat(np.arange(len(self.rows)), count)
+      repeated = np.repeat(np.arange(size), options.num_samples)
       x = inference.sample(
         take(self._encoded, repeated),
         observed[repeated],
         key=key,
         sampling=evaluation.main_sampling,
       )
-      generated = tuple(a.reshape(len(self.rows), count, *a.shape[1:]) for a in x)
-    nearest = None
-    if kind != 'reconstruction':
+      generated = tuple(a.reshape(size, options.num_samples, *a.shape[1:]) for a in x)
       nearest = tuple(
         nearest_training_examples(evaluation.problem, m.name, array[:, 0])
         for m, array in zip(modalities, generated, strict=True)
       )
+    label = self._part.annotations.get(options.annotation)
     return Drawing(
       kind=kind,
       title=title,
       modalities=modalities,
       observed=observed,
       present=present,
-      label=np.asarray(self._label),
+      label=np.full(size, -1) if label is None else np.asarray(label[self.rows]),
       generated=generated,
       real=None if kind == 'unconditional' else self._x,
       nearest=nearest,
@@ -248,5 +234,5 @@ def _stamp(path: pathlib.Path) -> str | None:
     # NumPy leaves a file open that turns out to be no archive.
     with open(path, 'rb') as f, np.load(f) as stored:
       return str(stored['stamp'])
-  except _UNREADABLE:
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
     return None

@@ -54,12 +54,11 @@ def measured_subsets(
   if num_given == num_modalities - 1:
     return ~np.eye(num_modalities, dtype=bool), np.ones(num_modalities, bool)
   chosen = choose_subsets(num_modalities, num_given, max_subsets, seed)
-  drawn = np.ones(len(chosen), bool)
   prefix = np.arange(num_modalities) < num_given
-  if not (chosen == prefix).all(1).any():
-    chosen = np.concatenate([chosen, prefix[None]])
-    drawn = np.append(drawn, False)
-  return chosen, drawn
+  if (chosen == prefix).all(1).any():
+    return chosen, np.ones(len(chosen), bool)
+  drawn = np.arange(len(chosen) + 1) < len(chosen)
+  return np.concatenate([chosen, prefix[None]]), drawn
 
 
 def check_num_given(num_given: tuple[int, ...], num_modalities: int) -> None:

@@ -54,184 +54,141 @@ class Drawing:
         out[f'nearest/{modality.name}'] = self.nearest[i]
     return out
 
-  def caption(self, row: int) -> str:
-    """What an example is called."""
-    label = int(self.label[row])
-    return f'class {label}' if label >= 0 else f'example {row + 1}'
-
-
-@dataclasses.dataclass(frozen=True)
-class Tile:
-  """One example, or an empty place.
-
-  Attributes:
-    modality: its modality.
-    role: 'given', 'generated', 'nearest' or 'real'.
-    example: raw [*shape], or None.
-    caption: for people.
-  """
-
-  modality: Modality
-  role: str
-  example: np.ndarray | None
-  caption: str = ''
-
-  def to_json(self) -> dict[str, str]:
-    """What the report reads."""
-    html = '' if self.example is None else self.modality.kind.show(self.example)
-    return {
-      'html': html,
-      'caption': self.caption,
-      'role': self.role,
-      'modality': self.modality.name,
-    }
-
-  def picture(self) -> np.ndarray | None:
-    """The example as uint8 [h, w, 3]."""
-    return None if self.example is None else self.modality.kind.picture(self.example)
-
 
 @dataclasses.dataclass(frozen=True)
 class Column:
   """A column of tiles.
 
   Attributes:
+    index: number of its modality.
+    role: 'given', 'generated', 'nearest' or 'real'.
     title: what is in it.
     short: the same in a picture, where there is little room.
     group: what it belongs to; a picture has gaps between groups.
+    sample: which one of an example.
   """
 
+  index: int
+  role: str
   title: str
   short: str
   group: str
+  sample: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-  """Captioned rows of tiles, all of one length.
+  """Captioned rows of tiles.
 
   Attributes:
     drawing: what is shown.
     columns: what is in each column.
-    rows: (caption, tiles) of each.
+    rows: (caption, example, sample) of each; the sample is added to that of a column.
   """
 
   drawing: Drawing
   columns: list[Column]
-  rows: list[tuple[str, list[Tile]]]
+  rows: list[tuple[str, int, int]]
 
   def to_json(self) -> dict[str, Any]:
     """What the report reads."""
+    modalities = self.drawing.modalities
+    rows = []
+    for (caption, _, _), line in zip(self.rows, self._tiles('show'), strict=True):
+      tiles = [
+        {'html': html or '', 'role': c.role, 'modality': modalities[c.index].name}
+        for c, html in zip(self.columns, line, strict=True)
+      ]
+      rows.append({'caption': caption, 'tiles': tiles})
     return {
       'kind': self.drawing.kind,
       'title': self.drawing.title,
-      'modalities': [m.name for m in self.drawing.modalities],
+      'modalities': [m.name for m in modalities],
       'columns': [column.title for column in self.columns],
-      'rows': [
-        {'caption': caption, 'tiles': [tile.to_json() for tile in tiles]}
-        for caption, tiles in self.rows
-      ],
+      'rows': rows,
     }
 
   def grid(self) -> dict[str, Any]:
     """The arguments of `mmsbm.report.grid.save_grid`."""
     groups = [column.group for column in self.columns]
-    # An empty column is drawn as a gap.
-    starts = [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
-    titles, tiles = [column.short for column in self.columns], []
-    for _, row in self.rows:
-      tiles.append([tile.picture() for tile in row])
-    for start in reversed(starts):
-      titles.insert(start, '')
-      for row in tiles:
-        row.insert(start, None)
+    titles, tiles = [column.short for column in self.columns], self._tiles('picture')
+    for start in range(len(groups) - 1, 0, -1):
+      # An empty column is drawn as a gap.
+      if groups[start] != groups[start - 1]:
+        titles.insert(start, '')
+        for line in tiles:
+          line.insert(start, None)
     return {
       'tiles': tiles,
-      'row_titles': [caption for caption, _ in self.rows],
+      'row_titles': [caption for caption, _, _ in self.rows],
       'column_titles': titles,
       'title': f'{self.drawing.title}: {" | ".join(dict.fromkeys(groups))}',
     }
 
+  def _tiles(self, method: str) -> list[list[Any]]:
+    """What `kind.show` or `kind.picture` makes of each tile; None of an empty one."""
+    drawing = self.drawing
+    observed = drawing.observed
+    shown = {
+      'given': observed,
+      # Samples stand where nothing was given, reconstructions where something was.
+      'generated': observed == (drawing.kind == 'reconstruction'),
+      'nearest': ~observed,
+      'real': drawing.present & ~observed,
+    }
+    arrays = {'given': drawing.real, 'real': drawing.real, 'nearest': drawing.nearest}
+    lines = []
+    for _, row, sample in self.rows:
+      line = []
+      for column in self.columns:
+        i, tile = column.index, None
+        # Neighbours are those of the first sample.
+        if shown[column.role][row, i] and not (column.role == 'nearest' and sample):
+          if column.role == 'generated':
+            example = drawing.generated[i][row, column.sample + sample]
+          else:
+            example = arrays[column.role][i][row]
+          tile = getattr(drawing.modalities[i].kind, method)(example)
+        line.append(tile)
+      lines.append(line)
+    return lines
+
 
 def lay_out(drawing: Drawing) -> Sheet:
-  """Lays a drawing out, one row for each example or sample."""
-  return _LAYOUTS[drawing.kind](drawing)
+  """Lays a drawing out, one row for each example, or for each sample from nothing."""
+  names = [m.name for m in drawing.modalities]
+  size, num_samples = drawing.generated[0].shape[:2]
+  everywhere, near = range(len(names)), 'nearest in training set'
 
-
-def _columns(names: list[str], title: str, group: str) -> list[Column]:
-  return [Column(f'{name} {title}'.strip(), name, group) for name in names]
-
-
-def _conditional(drawing: Drawing) -> Sheet:
-  """Given, the samples of the others, their nearest training examples, the truth."""
-  observed, present = drawing.observed, drawing.present
-  numbered = list(enumerate(drawing.modalities))
-  sources = [(i, m) for i, m in numbered if observed[:, i].any()]
-  targets = [(i, m) for i, m in numbered if not observed[:, i].all()]
-  names = [m.name for _, m in targets]
-  num_samples = drawing.generated[0].shape[1]
-  columns = _columns([m.name for _, m in sources], 'given', 'given')
-  for number in range(1, num_samples + 1):
-    columns += _columns(names, f'sample {number}', f'sample {number}')
-  columns += _columns(names, 'nearest in training set', 'nearest in training set')
-  columns += _columns(names, 'of the example', 'the example')
-  rows = []
-  for row in range(len(observed)):
-    tiles = [
-      Tile(m, 'given', drawing.real[i][row] if observed[row, i] else None)
-      for i, m in sources
+  def block(indices, role, title, group, sample=0):
+    return [
+      Column(i, role, f'{names[i]} {title}'.strip(), names[i], group, sample)
+      for i in indices
     ]
-    shown = [('generated', [x[row, n] for x in drawing.generated])
-             for n in range(num_samples)]  # fmt: skip
-    shown.append(('nearest', [x[row] for x in drawing.nearest]))
-    real = [x[row] if present[row, i] else None for i, x in enumerate(drawing.real)]
-    for role, examples in (*shown, ('real', real)):
-      # Empty where it was given to this row.
-      tiles += [
-        Tile(m, role, None if observed[row, i] else examples[i]) for i, m in targets
-      ]
-    rows.append((drawing.caption(row), tiles))
+
+  if drawing.kind == 'unconditional':
+    rows = [
+      (f'sample {row * num_samples + sample + 1}', row, sample)
+      for row in range(size)
+      for sample in range(num_samples)
+    ]
+    columns = block(everywhere, 'generated', '', 'sample')
+    return Sheet(drawing, columns + block(everywhere, 'nearest', near, near), rows)
+  rows = [
+    (f'class {label}' if label >= 0 else f'example {row + 1}', row, 0)
+    for row, label in enumerate(drawing.label.tolist())
+  ]
+  if drawing.kind == 'reconstruction':
+    columns = []
+    for i, name in enumerate(names):
+      columns.append(Column(i, 'given', name, name, name))
+      columns.append(Column(i, 'generated', f'{name} decoded', '', name))
+    return Sheet(drawing, columns, rows)
+  columns = block(np.flatnonzero(drawing.observed.any(0)), 'given', 'given', 'given')
+  targets = np.flatnonzero(~drawing.observed.all(0))
+  for sample in range(num_samples):
+    title = f'sample {sample + 1}'
+    columns += block(targets, 'generated', title, title, sample)
+  columns += block(targets, 'nearest', near, near)
+  columns += block(targets, 'real', 'of the example', 'the example')
   return Sheet(drawing, columns, rows)
-
-
-def _unconditional(drawing: Drawing) -> Sheet:
-  """Each row is one tuple; the first sample of each has its nearest neighbours."""
-  numbered = list(enumerate(drawing.modalities))
-  names = [m.name for _, m in numbered]
-  near = 'nearest in training set'
-  columns = _columns(names, '', 'sample') + _columns(names, near, near)
-  rows = []
-  for row in range(len(drawing.observed)):
-    for number in range(drawing.generated[0].shape[1]):
-      tiles = [
-        Tile(m, 'generated', drawing.generated[i][row, number]) for i, m in numbered
-      ]
-      tiles += [
-        Tile(m, 'nearest', None if number else drawing.nearest[i][row])
-        for i, m in numbered
-      ]
-      rows.append((f'sample {len(rows) + 1}', tiles))
-  return Sheet(drawing, columns, rows)
-
-
-def _reconstruction(drawing: Drawing) -> Sheet:
-  """Each row is one example: its modalities, each with what was decoded."""
-  columns, rows = [], []
-  for name in (m.name for m in drawing.modalities):
-    columns += [Column(name, name, name), Column(f'{name} decoded', '', name)]
-  for row in range(len(drawing.observed)):
-    tiles = []
-    for i, modality in enumerate(drawing.modalities):
-      has = drawing.present[row, i]
-      tiles.append(Tile(modality, 'given', drawing.real[i][row] if has else None))
-      decoded = drawing.generated[i][row, 0] if has else None
-      tiles.append(Tile(modality, 'generated', decoded))
-    rows.append((drawing.caption(row), tiles))
-  return Sheet(drawing, columns, rows)
-
-
-_LAYOUTS = {
-  'conditional': _conditional,
-  'unconditional': _unconditional,
-  'reconstruction': _reconstruction,
-}

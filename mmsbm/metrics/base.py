@@ -7,7 +7,7 @@ mean the same for every metric.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -148,7 +148,6 @@ def too_few(least: int = MIN_EXAMPLES, **fields: Any) -> Estimate:
   return Estimate(float('nan'), None, note, fields)
 
 
-@runtime_checkable
 class PerExample(Protocol):
   """A number for every example; the evaluator takes means and standard errors.
 
@@ -172,7 +171,6 @@ class PerExample(Protocol):
     """
 
 
-@runtime_checkable
 class OfSets(Protocol):
   """A number for two sets of examples, all of which have a real one.
 
@@ -192,7 +190,6 @@ class OfSets(Protocol):
     """Returns the numbers; none where the metric does not apply."""
 
 
-@runtime_checkable
 class OfTuples(Protocol):
   """A number for tuples of modalities that were generated together.
 
@@ -211,3 +208,15 @@ class OfTuples(Protocol):
 
 
 Metric = PerExample | OfSets | OfTuples
+
+
+def kind_of(metric: Metric) -> str:
+  """What a metric measures: 'examples', 'pairs', 'distributions' or 'tuples'.
+
+  'pairs' and 'distributions' are `OfSets`.
+  """
+  if hasattr(metric, 'tuples'):
+    return 'tuples'
+  if hasattr(metric, 'paired'):
+    return 'pairs' if metric.paired else 'distributions'
+  return 'examples'

@@ -1,9 +1,17 @@
 """Averages of what was measured on the same examples."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from mmsbm.evaluators.aggregate import Rows, mean_of, mean_of_estimates, note_of
+from mmsbm.evaluators.aggregate import (
+  Number,
+  Rows,
+  mean_of,
+  mean_of_estimates,
+  note_of,
+)
 from mmsbm.metrics.averages import clustered_mean, macro_mean
 from mmsbm.metrics.base import Estimate, Target
 
@@ -50,9 +58,12 @@ def test_mean_of_estimates_of_the_same_examples_knows_of_it():
 
 
 def test_note_names_the_first_few():
-  missing = {(f'm{i}', ' given a'): 'few' for i in range(6)}
-  assert note_of({}) == {}
-  assert note_of({('m0', ''): 'few'}) == {'note': 'without m0 (few)'}
+  number = Number('m0', '', Estimate(np.nan, None), 0, 'few')
+  assert note_of([]) == {}
+  assert note_of([number]) == {'note': 'without m0 (few)'}
+  missing = [
+    dataclasses.replace(number, target=f'm{i}', place=' given a') for i in range(6)
+  ]
   note = note_of(missing)['note']
   assert note.startswith('without m0 given a (few); m1') and note.endswith('and 2 more')
 
@@ -89,7 +100,7 @@ def test_influences_are_those_of_the_examples_wherever_they_stand():
   rows = Rows(
     lambda metric, value, stderr, **f: (f['target'], stderr), {'m': Mean()}, 10
   )
-  rows.add(targets, positions, lambda name: {}, {})
+  rows.add(targets, positions, {})
   total = np.zeros(10)
   for has in present:
     shown = has & (np.arange(10) > 0)

@@ -13,6 +13,7 @@ from mmsbm.evaluators import READERS_STEP, make_readers, reader_stage
 from mmsbm.evaluators import inception as inception_lib
 from mmsbm.infra.errors import UserError
 from mmsbm.metrics.base import Reading
+from mmsbm.modalities import Image, Modality
 
 TRAINING = dict(
   num_steps=3,
@@ -119,7 +120,8 @@ def test_data_without_labels_train_no_classifier(fakes):
 
 def test_inception_needs_its_weights_and_pictures(fakes, tmp_path):
   problem = fakes.digits_problem(9)
-  problem.modalities += (fakes.modality('tags', 'attributes'),)
+  pictures = tuple(Modality(n, 'image', Image(shape=(2, 2, 1))) for n in 'abc')
+  problem.modalities = (*pictures, fakes.modality('tags', 'attributes'))
   spec = dict(name='inception', weights=str(tmp_path / 'w.npz'))
   with pytest.raises(UserError, match=r'config.readers.fid.weights: there is no file'):
     readers_of(problem, fid=spec)
