@@ -234,6 +234,30 @@ def test_make_goes_on_where_it_stopped(finished, tmp_path):
     np.testing.assert_array_equal(learned(workspace(tmp_path))[name], value)
 
 
+def test_train_groups_what_runs_equally_long(tmp_path, monkeypatch):
+  """All of a step draw the same batches; their order is that of seed and name."""
+  groups = []
+
+  def train_group(group, source, *, workdir, frozen, **options):
+    del options
+    names = tuple(training.name for training in group)
+    groups.append((names, source, workdir, frozen))
+
+  monkeypatch.setattr(train, 'train_group', train_group)
+  long = stage('quick', ('quick/b',), num_steps=50)
+  short = stage('quick', ('quick/a', 'quick/c'), num_steps=3)
+  (a, c), (b,) = short.trainings, long.trainings
+  step = dataclasses.replace(short, trainings=(a, b, c), frozen=lambda inputs: 'told')
+  workspace(tmp_path, (step,), seed=7).make()
+  assert [names for names, *_ in groups] == [('quick/a', 'quick/c'), ('quick/b',)]
+  for _, source, workdir, frozen in groups:
+    # Another number would train other networks of the same seed: sha1('quick').
+    assert source.seed == (7 << 32) + 0x9A5751D5
+    assert (source.size, source.resident) == (32, True)
+    np.testing.assert_array_equal(source.arrays['x'], X)
+    assert (workdir, frozen) == (tmp_path, 'told')
+
+
 def test_another_seed_draws_other_batches(finished, tmp_path):
   """The order of the examples; initial values are those of the learners' keys."""
   made = workspace(tmp_path, (first(),), seed=1)
