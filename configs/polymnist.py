@@ -150,7 +150,7 @@ def cpu(c, arg):
 
 
 def paper(c, arg):
-  """As published, as far as it is known; the README lists what still differs."""
+  """As published, as far as it is known; docs/limits.md lists what still differs."""
   base.choose('method', arg.method, methods.PUBLISHED)
   base.choose('refine', arg.refine, (False,))
   epoch = -(-NUM_TRAIN // 256)

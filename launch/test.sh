@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Style checks, then the tests, in an environment of its own (see environment.sh):
 #   bash launch/test.sh              everything
-#   bash launch/test.sh -m slow      the slow ones (see the README)
+#   bash launch/test.sh -m slow      the slow ones (see CONTRIBUTING.md)
 #   bash launch/test.sh tests/data   some; arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,6 +1,6 @@
 """SBM-VAE and SBM-RAE as published: losses, schedules and sampler of arXiv 2305.15708.
 
-They hold as far as they are known; the README lists what still differs.
+They hold as far as they are known; docs/limits.md lists what still differs.
 """
 
 import functools
