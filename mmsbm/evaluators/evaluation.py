@@ -44,7 +44,7 @@ class Evaluation:
     plan: what is to be measured; `problem`, `names`, `rows` and `present` are its own.
     inference: the model with its variables.
     model: the model.
-    main_sampling: name of the run's own way of sampling.
+    main_sampling: name of the run's own way of sampling, if the model has any.
     workdir: folder of the run.
     key: of all that is drawn.
   """
@@ -62,7 +62,7 @@ class Evaluation:
     self.problem, self.names = plan.problem, plan.names
     self.rows, self.present = plan.rows, plan.present
     self.model = inference.model
-    self.main_sampling = next(iter(self.model.samplings))
+    self.main_sampling = next(iter(self.model.samplings), None)
     self.key = fold_in_name(jax.random.key(plan.seed), 'evaluate')
     self._identity = identity
     self._room = ReadingRoom(plan.readers, reader_variables, plan.names, inference)

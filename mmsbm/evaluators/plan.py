@@ -55,9 +55,7 @@ def make_evaluation(
     ('split', 'num_examples', 'chunk_size', 'seed', 'metrics', 'evaluators')
   )
   metrics = _make_parts(section, 'metrics', METRICS, ('name', 'better', 'about'))
-  evaluators = _make_parts(
-    section, 'evaluators', EVALUATORS, ('check', 'measurements')
-  )
+  evaluators = _make_parts(section, 'evaluators', EVALUATORS, ('check', 'measurements'))
   names = [r.name for r in readers]
   for name, metric in metrics.items():
     if getattr(metric, 'reader', '') not in ('', *names):

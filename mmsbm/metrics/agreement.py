@@ -21,15 +21,11 @@ def _positive(examples: np.ndarray) -> np.ndarray:
 
 
 def f1_per_example(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-  """F1 of the positive entries of each example, [N].
+  """F1 [N] of the positive entries of each example; both arguments 0/1 [N, ...].
 
   2 |both| / (|predicted| + |true|), and 0 where neither has any: scikit-learn's
   f1_score(average='samples') before its mean, the published metric of attributes
   and masks (arXiv 2305.15708).
-
-  Args:
-    predicted: 0/1 entries [N, ...].
-    true: 0/1 entries [N, ...].
   """
   predicted, true = _positive(predicted), _positive(true)
   both = (predicted & true).sum(1)
@@ -40,15 +36,11 @@ def f1_per_example(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
 def f1_by_entry(
   predicted: np.ndarray, true: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """F1 of each entry over all examples, which its rare positives count for.
+  """F1 of each entry over all examples; both arguments 0/1 [N, ...].
 
   F_a = 2 sum_i b_ia / sum_i d_ia with b = 1 where both are positive and d the number
   of the two that are. The mean over the entries that have a positive is
   scikit-learn's f1_score(average='macro') of those.
-
-  Args:
-    predicted: 0/1 entries [N, ...].
-    true: 0/1 entries [N, ...].
 
   Returns:
     F1 [A] of the entries with a positive, bool [all entries] for which these are, and
@@ -73,17 +65,13 @@ def explained_variance(
 ) -> tuple[float, np.ndarray]:
   """R^2 = 1 - sum |y - x|^2 / sum |y - mean y|^2 over examples and entries.
 
-  scikit-learn's r2_score(multioutput='variance_weighted'). It is 1 for perfect
-  predictions, 0 for the mean of the examples, and below 0 for worse ones.
-
-  Args:
-    predicted: numbers x [N, ...].
-    true: numbers y [N, ...], not all examples equal.
+  scikit-learn's r2_score(multioutput='variance_weighted') of predictions x [N, ...]
+  for y [N, ...]. It is 1 for perfect ones, 0 for the mean, below 0 for worse ones.
 
   Returns:
     R^2, and the influence [N] of every example on it: the linearisation of the ratio,
     -(|y - x|^2 - (1 - R^2) |y - mean y|^2) / sum |y - mean y|^2. NaN and zeros where
-    all examples are equal.
+    all examples y are equal.
   """
   predicted, true = (
     np.asarray(a, np.float64).reshape(len(a), -1) for a in (predicted, true)
@@ -95,17 +83,6 @@ def explained_variance(
     return float('nan'), np.zeros(len(true))
   ratio = error.sum() / total
   return float(1 - ratio), -(error - ratio * spread) / total
-
-
-def squared_error_per_example(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-  """Mean of (y - x)^2 over the entries of each example, [N]."""
-  difference = np.asarray(true, np.float64) - np.asarray(predicted, np.float64)
-  return np.square(difference).reshape(len(difference), -1).mean(1)
-
-
-def root_of_squares(influence: np.ndarray) -> float:
-  """The standard error that belongs to the influences of examples [N]."""
-  return float(np.sqrt(np.sum(np.square(influence))))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,39 +104,6 @@ class F1:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class F1ByEntry:
-  """F1 of each attribute or pixel over all examples, averaged over those."""
-
-  name: ClassVar[str] = 'f1_by_entry'
-  better: ClassVar[Better] = 'high'
-  paired: ClassVar[bool] = True
-  about: ClassVar[str] = (
-    'F1 of each entry (attribute or pixel) over all test examples, averaged over '
-    'entries: rare entries count as much as common ones.'
-  )
-
-  def __call__(self, target: Target) -> list[Estimate]:
-    """Returns one number; see `OfSets`."""
-    if not target.measured_by('f1'):
-      return []
-    if len(target) < MIN_EXAMPLES:
-      return [too_few()]
-    f1, usable, influence = f1_by_entry(target.generated, target.real)
-    if not len(f1):
-      return [Estimate(float('nan'), None, 'no entry is positive')]
-    missing = int((~usable).sum())
-    note = f'without {missing} of {len(usable)} entries that are never positive'
-    return [
-      Estimate(
-        float(f1.mean()),
-        root_of_squares(influence),
-        note if missing else '',
-        influence=influence,
-      )
-    ]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Accuracy:
   """Whether a generated label is the true one."""
 
@@ -172,31 +116,6 @@ class Accuracy:
     if not target.measured_by('accuracy'):
       return None
     return np.asarray(target.generated == target.real, np.float64)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class R2:
-  """The share of the variance of vectors that is explained."""
-
-  name: ClassVar[str] = 'r2'
-  better: ClassVar[Better] = 'high'
-  paired: ClassVar[bool] = True
-  about: ClassVar[str] = (
-    'The share of the variance of the true vectors that the generated ones explain: 1 '
-    'is perfect, 0 is no better than the mean. A model that draws samples, and not '
-    'means, pays for their spread.'
-  )
-
-  def __call__(self, target: Target) -> list[Estimate]:
-    """Returns one number; see `OfSets`."""
-    if not target.measured_by('r2'):
-      return []
-    if len(target) < MIN_EXAMPLES:
-      return [too_few()]
-    value, influence = explained_variance(target.generated, target.real)
-    if np.isnan(value):
-      return [Estimate(value, None, 'the true vectors do not vary')]
-    return [Estimate(value, root_of_squares(influence), influence=influence)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,10 +137,66 @@ class SquaredError:
     to_model = target.modality.kind.to_model
     parts = [np.zeros(0)]
     for start in range(0, len(target), _ROWS):
-      rows = slice(start, start + _ROWS)
-      parts.append(
-        squared_error_per_example(
-          to_model(target.generated[rows]), to_model(target.real[rows])
-        )
+      predicted, true = (
+        np.asarray(to_model(examples[start : start + _ROWS]), np.float64)
+        for examples in (target.generated, target.real)
       )
+      parts.append(np.square(true - predicted).reshape(len(true), -1).mean(1))
     return np.concatenate(parts)
+
+
+class _Ratio:
+  """A ratio of sums over examples, with the error that their influences give."""
+
+  better: ClassVar[Better] = 'high'
+  paired: ClassVar[bool] = True
+  asked_as: ClassVar[str]
+
+  def __call__(self, target: Target) -> list[Estimate]:
+    """Returns one number; see `OfSets`."""
+    if not target.measured_by(self.asked_as):
+      return []
+    if len(target) < MIN_EXAMPLES:
+      return [too_few()]
+    value, influence, note = self._measure(target.generated, target.real)
+    if np.isnan(value):
+      return [Estimate(value, None, note)]
+    stderr = float(np.sqrt(np.sum(np.square(influence))))
+    return [Estimate(value, stderr, note, influence=influence)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class F1ByEntry(_Ratio):
+  """F1 of each attribute or pixel over all examples, averaged over those."""
+
+  name: ClassVar[str] = 'f1_by_entry'
+  asked_as: ClassVar[str] = 'f1'
+  about: ClassVar[str] = (
+    'F1 of each entry (attribute or pixel) over all test examples, averaged over '
+    'entries: rare entries count as much as common ones.'
+  )
+
+  def _measure(self, generated, real):
+    f1, usable, influence = f1_by_entry(generated, real)
+    if not len(f1):
+      return float('nan'), influence, 'no entry is positive'
+    missing = int((~usable).sum())
+    note = f'without {missing} of {len(usable)} entries that are never positive'
+    return float(f1.mean()), influence, note if missing else ''
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class R2(_Ratio):
+  """The share of the variance of vectors that is explained."""
+
+  name: ClassVar[str] = 'r2'
+  asked_as: ClassVar[str] = 'r2'
+  about: ClassVar[str] = (
+    'The share of the variance of the true vectors that the generated ones explain: 1 '
+    'is perfect, 0 is no better than the mean. A model that draws samples, and not '
+    'means, pays for their spread.'
+  )
+
+  def _measure(self, generated, real):
+    value, influence = explained_variance(generated, real)
+    return value, influence, 'the true vectors do not vary' if np.isnan(value) else ''

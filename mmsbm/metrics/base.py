@@ -6,7 +6,7 @@ mean the same for every metric.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -35,11 +35,8 @@ class Reading:
 
   def take(self, rows: np.ndarray) -> 'Reading':
     """Keeps the examples `rows`, indices or bool [N]."""
-    prediction, features = (
-      None if array is None else array[rows]
-      for array in (self.prediction, self.features)
-    )
-    return Reading(prediction, features, self.annotation)
+    arrays = (None if a is None else a[rows] for a in (self.prediction, self.features))
+    return Reading(*arrays, self.annotation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +69,8 @@ class Target:
 
   def take(self, rows: np.ndarray) -> 'Target':
     """Keeps the examples `rows`, indices or bool [N]."""
-    return Target(
-      modality=self.modality,
+    return dataclasses.replace(
+      self,
       generated=self.generated[rows],
       real=self.real[rows],
       present=self.present[rows],
@@ -98,11 +95,8 @@ class Target:
       annotation: what is to be predicted; '' for whatever it is.
     """
     for name, reading in self.read_generated.items():
-      if (
-        reading.annotation
-        and reader in ('', name)
-        and annotation in ('', reading.annotation)
-      ):
+      is_asked = reader in ('', name) and annotation in ('', reading.annotation)
+      if is_asked and reading.annotation:
         return reading
     return None
 
@@ -128,24 +122,29 @@ class Estimate:
   influence: np.ndarray | None = None
 
 
-def features(
-  target: Target, reader: str = ''
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-  """Iterates over readers with features: name, real [N, F] and generated [N, F].
+def too_few() -> Estimate:
+  """Returns what takes the place of a number that needs more examples."""
+  return Estimate(float('nan'), None, f'fewer than {MIN_EXAMPLES} examples')
+
+
+def of_features(
+  target: Target, reader: str, compare: Callable[[np.ndarray, np.ndarray], Estimate]
+) -> list[Estimate]:
+  """Compares the features of real and generated examples of each reader that has some.
 
   Args:
     target: the examples.
     reader: the name of one; '' for all of them.
+    compare: real and generated features [N, F] -> the number.
   """
-  for name, generated in target.read_generated.items():
-    if reader in ('', name) and generated.features is not None:
-      yield name, target.read_real[name].features, generated.features
-
-
-def too_few(least: int = MIN_EXAMPLES, **fields: Any) -> Estimate:
-  """Returns what takes the place of a number that needs more examples."""
-  note = f'fewer than {least} examples'
-  return Estimate(float('nan'), None, note, fields)
+  estimates = []
+  for name, read in target.read_generated.items():
+    if reader in ('', name) and read.features is not None:
+      is_enough = len(read.features) >= MIN_EXAMPLES
+      real = target.read_real[name].features
+      estimate = compare(real, read.features) if is_enough else too_few()
+      estimates.append(dataclasses.replace(estimate, fields={'features': name}))
+  return estimates
 
 
 class PerExample(Protocol):
@@ -172,10 +171,9 @@ class PerExample(Protocol):
 
 
 class OfSets(Protocol):
-  """A number for two sets of examples, all of which have a real one.
+  """A number for two sets of examples, all of which have a real one; see `PerExample`.
 
   Attributes:
-    name, better, about: see `PerExample`.
     paired: whether a generated example is compared with the real one that it belongs
       to. Otherwise it is a comparison of two distributions, which is made once for
       each modality, since it is costly and varies little with what is given.
@@ -191,10 +189,9 @@ class OfSets(Protocol):
 
 
 class OfTuples(Protocol):
-  """A number for tuples of modalities that were generated together.
+  """A number for tuples of modalities that were generated together; see `PerExample`.
 
   Attributes:
-    name, better, about: see `PerExample`.
     tuples: always True; it tells this kind of metric from `OfSets`.
   """
 

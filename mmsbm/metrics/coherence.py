@@ -26,7 +26,7 @@ from mmsbm.metrics.averages import clustered_mean, share
 from mmsbm.metrics.base import Better, Estimate, Target
 
 
-def _agreement(predictions: np.ndarray, reference: str) -> np.ndarray:
+def _num_agreeing(predictions: np.ndarray, reference: str) -> np.ndarray:
   """Number of modalities [N] in agreement."""
   predictions = np.asarray(predictions)
   if predictions.ndim != 2 or not predictions.size:
@@ -53,7 +53,7 @@ def joint_agreement(
   Returns:
     {k: (value, standard error)}.
   """
-  count = _agreement(predictions, reference)
+  count = _num_agreeing(predictions, reference)
   return {k: share(count >= k) for k in range(2, np.shape(predictions)[1] + 1)}
 
 
@@ -61,18 +61,12 @@ def mean_agreement(
   predictions: np.ndarray, reference: str = 'mode'
 ) -> tuple[float, float]:
   """Mean share of modalities in agreement; arguments as in `joint_agreement`."""
-  return clustered_mean(_agreement(predictions, reference) / np.shape(predictions)[1])
-
-
-def known_hits(predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
-  """Whether predictions [N] are right: bool, or with NaN where a label is unknown."""
-  hit, known = predicted == label, label >= 0
-  return hit if known.all() else np.where(known, hit, np.nan)
+  return clustered_mean(_num_agreeing(predictions, reference) / len(predictions[0]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Coherence:
-  """The accuracy of a reader on generated examples.
+class _ReadsClasses:
+  """A metric of what a reader sees.
 
   Attributes:
     reader: its name; '' for the first one that predicts classes of the modality.
@@ -82,8 +76,14 @@ class Coherence:
   reader: str = ''
   annotation: str = ''
 
-  name: ClassVar[str] = 'coherence'
   better: ClassVar[Better] = 'high'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Coherence(_ReadsClasses):
+  """The accuracy of a reader on generated examples; see there for its options."""
+
+  name: ClassVar[str] = 'coherence'
   about: ClassVar[str] = (
     'The share of generated examples in which a classifier sees the class of the '
     'example that they were generated for. The classifier is not perfect: see its '
@@ -91,11 +91,13 @@ class Coherence:
   )
 
   def __call__(self, target: Target) -> np.ndarray | None:
-    """Returns hits [N]; see `PerExample`."""
+    """Returns hits [N], NaN where the class is unknown; see `PerExample`."""
     read = target.classes(self.reader, self.annotation)
     if read is None or read.annotation not in target.annotations:
       return None
-    return known_hits(read.prediction, target.annotations[read.annotation])
+    label = target.annotations[read.annotation]
+    hit, known = read.prediction == label, label >= 0
+    return hit if known.all() else np.where(known, hit, np.nan)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,42 +114,11 @@ class CoherenceMacro(Coherence):
     return target.annotations[target.classes(self.reader, self.annotation).annotation]
 
 
-def seen_classes(
-  targets: Mapping[str, Target], reader: str = '', annotation: str = ''
-) -> np.ndarray | None:
-  """Classes [N, M] that readers see in the modalities that they read.
-
-  Args:
-    targets: by modality.
-    reader: see `Coherence`.
-    annotation: see `Coherence`; what the first reader predicts if it is ''.
-
-  Returns:
-    None if fewer than two modalities are read.
-  """
-  seen = []
-  for target in targets.values():
-    read = target.classes(reader, annotation)
-    if read is not None:
-      annotation = read.annotation
-      seen.append(read.prediction)
-  return np.stack(seen, axis=1) if len(seen) > 1 else None
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class JointCoherence:
-  """The share of tuples whose modalities agree.
-
-  Attributes:
-    reader: see `Coherence`.
-    annotation: see `Coherence`.
-  """
-
-  reader: str = ''
-  annotation: str = ''
+class JointCoherence(_ReadsClasses):
+  """The share of tuples whose modalities agree."""
 
   name: ClassVar[str] = 'joint_coherence'
-  better: ClassVar[Better] = 'high'
   tuples: ClassVar[bool] = True
   about: ClassVar[str] = (
     'The share of samples, given nothing, in which at least so many modalities show '
@@ -156,14 +127,23 @@ class JointCoherence:
   reference: ClassVar[str] = 'mode'
 
   def __call__(self, targets: Mapping[str, Target]) -> list[Estimate]:
-    """Returns a number for each k of "at least k agree"; see `OfTuples`."""
-    seen = seen_classes(targets, self.reader, self.annotation)
-    if seen is None:
-      return []
-    return [
-      Estimate(value, stderr, fields={'at_least': k})
-      for k, (value, stderr) in joint_agreement(seen, self.reference).items()
-    ]
+    """Returns the numbers; none if fewer than two modalities are read.
+
+    Only readers of one annotation are compared: that of the first one if none is named.
+    See `OfTuples`.
+    """
+    annotation, seen = self.annotation, []
+    for target in targets.values():
+      read = target.classes(self.reader, annotation)
+      if read is not None:
+        annotation = read.annotation
+        seen.append(read.prediction)
+    return self._measure(np.stack(seen, axis=1)) if len(seen) > 1 else []
+
+  def _measure(self, predictions: np.ndarray) -> list[Estimate]:
+    """A number for each k of "at least k agree"."""
+    shares = joint_agreement(predictions, self.reference)
+    return [Estimate(*numbers, fields={'at_least': k}) for k, numbers in shares.items()]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,26 +159,14 @@ class JointCoherenceWithFirst(JointCoherence):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeanAgreement:
-  """The mean share of modalities that show the commonest class of their tuple.
-
-  Attributes:
-    reader: see `Coherence`.
-    annotation: see `Coherence`.
-  """
-
-  reader: str = ''
-  annotation: str = ''
+class MeanAgreement(JointCoherence):
+  """The mean share of modalities that show the commonest class of their tuple."""
 
   name: ClassVar[str] = 'mean_agreement'
-  better: ClassVar[Better] = 'high'
-  tuples: ClassVar[bool] = True
   about: ClassVar[str] = (
     'The mean share of the modalities of a sample, given nothing, that show its '
     'commonest class.'
   )
 
-  def __call__(self, targets: Mapping[str, Target]) -> list[Estimate]:
-    """Returns one number; see `OfTuples`."""
-    seen = seen_classes(targets, self.reader, self.annotation)
-    return [] if seen is None else [Estimate(*mean_agreement(seen))]
+  def _measure(self, predictions: np.ndarray) -> list[Estimate]:
+    return [Estimate(*mean_agreement(predictions))]

@@ -10,42 +10,27 @@ The estimate is biased upwards by about b / n, where b depends on the model
 """
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import numpy as np
 
 from mmsbm.infra.errors import UserError
-from mmsbm.metrics.base import (
-  MIN_EXAMPLES,
-  Better,
-  Estimate,
-  Target,
-  features,
-  too_few,
-)
+from mmsbm.metrics.base import Better, Estimate, Target, of_features
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureStatistics:
-  """Count, mean and scatter of a stream of feature vectors, in float64.
+  """Count n, mean [D] and scatter [D, D] of feature vectors, in float64.
 
-  The scatter is kept about the mean (Chan, Golub and LeVeque, 1983) rather than
-  as a raw sum of outer products: nothing cancels when features are far from 0.
-  Store with `np.savez(path, **dataclasses.asdict(statistics))`.
-
-  Attributes:
-    n: number of vectors.
-    mean: [D].
-    scatter: sum of (f - mean) (f - mean)^T, [D, D].
+  The scatter, sum of (f - mean) (f - mean)^T, is kept about the mean (Chan, Golub and
+  LeVeque, 1983) rather than as a raw sum of outer products: nothing cancels when
+  features are far from 0.
   """
 
   n: int
   mean: np.ndarray
   scatter: np.ndarray
-
-  @classmethod
-  def empty(cls, dim: int) -> 'FeatureStatistics':
-    return cls(0, np.zeros(dim), np.zeros((dim, dim)))
 
   @classmethod
   def of(cls, features: np.ndarray) -> 'FeatureStatistics':
@@ -57,23 +42,8 @@ class FeatureStatistics:
     centred = features - mean
     return cls(len(features), mean, centred.T @ centred)
 
-  def update(self, features: np.ndarray) -> 'FeatureStatistics':
-    """Statistics of what was seen and features [N, D]."""
-    return self.merge(FeatureStatistics.of(features)) if len(features) else self
-
-  def merge(self, other: 'FeatureStatistics') -> 'FeatureStatistics':
-    """Statistics of the union of two disjoint sets."""
-    n = self.n + other.n
-    if not n:
-      return self
-    shift = other.mean - self.mean
-    between = (self.n * other.n / n) * np.outer(shift, shift)
-    return FeatureStatistics(
-      n, self.mean + shift * (other.n / n), self.scatter + other.scatter + between
-    )
-
   def without(self, part: 'FeatureStatistics') -> 'FeatureStatistics':
-    """Statistics of the set less a part of it: the inverse of `merge`."""
+    """Statistics of the set less a part of it."""
     n = self.n - part.n
     if n < 1:
       raise ValueError(f'Cannot take {part.n} vectors from {self.n}.')
@@ -122,12 +92,6 @@ def frechet_distance(
   return _distance(mean1, cov1, _square_root(cov1), mean2, cov2)
 
 
-def frechet_from_features(f: np.ndarray, g: np.ndarray) -> float:
-  """Squared Fréchet distance of two sets of features [N, D] and [N', D]."""
-  f, g = FeatureStatistics.of(f), FeatureStatistics.of(g)
-  return frechet_distance(f.mean, f.covariance, g.mean, g.covariance)
-
-
 def rank_note(num_reference: int, num_generated: int, dim: int) -> str:
   """A sentence to print beside the number when a covariance is singular, or ''.
 
@@ -144,34 +108,9 @@ def rank_note(num_reference: int, num_generated: int, dim: int) -> str:
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class FrechetEstimate:
-  """A Fréchet distance with its uncertainty.
-
-  Attributes:
-    value: the distance of the two whole sets: what others report.
-    stderr: standard error over the draw of the generated set.
-    debiased: `value` less the jackknife estimate of the b / n bias that comes
-      from the number of generated examples (that from the reference remains);
-      None for n <= D, where the bias is not of that form.
-    n: number of generated examples.
-    note: `rank_note`, '' if all is well.
-  """
-
-  value: float
-  stderr: float
-  debiased: float | None
-  n: int
-  note: str
-
-
 def frechet_with_stderr(
-  reference: np.ndarray | FeatureStatistics,
-  generated: np.ndarray,
-  *,
-  num_groups: int = 20,
-  seed: int = 0,
-) -> FrechetEstimate:
+  reference: np.ndarray, generated: np.ndarray, *, num_groups: int = 20, seed: int = 0
+) -> Estimate:
   """Fréchet distance with a delete-a-group jackknife error bar.
 
   The generated examples are dealt at random into G groups; replicate g leaves
@@ -193,14 +132,12 @@ def frechet_with_stderr(
   itself uncertain by 1 / sqrt(2 (G - 1)), 16% for 20 groups.
 
   Args:
-    reference: features [N', D] of real examples, or their statistics.
+    reference: features [N', D] of real examples.
     generated: features [N, D].
     num_groups: G, at most N.
     seed: of the random deal.
   """
-  if not isinstance(reference, FeatureStatistics):
-    reference = FeatureStatistics.of(reference)
-  generated = np.asarray(generated, np.float64)
+  reference, generated = FeatureStatistics.of(reference), np.asarray(generated, float)
   n, dim = generated.shape
   num_groups = min(num_groups, n)
   if num_groups < 2 or n - -(-n // num_groups) < 2:
@@ -208,13 +145,10 @@ def frechet_with_stderr(
   covariance = reference.covariance
   root = _square_root(covariance)
 
-  def distance(statistics):
-    return _distance(
-      reference.mean, covariance, root, statistics.mean, statistics.covariance
-    )
+  def distance(part):
+    return _distance(reference.mean, covariance, root, part.mean, part.covariance)
 
   whole = FeatureStatistics.of(generated)
-  value = distance(whole)
   order = np.random.default_rng(seed).permutation(n)
   replicates = np.array(
     [
@@ -223,14 +157,8 @@ def frechet_with_stderr(
     ]
   )
   spread = np.sum((replicates - replicates.mean()) ** 2)
-  debiased = float(num_groups * value - (num_groups - 1) * replicates.mean())
-  return FrechetEstimate(
-    value=value,
-    stderr=float(np.sqrt(spread * (num_groups - 1) / num_groups)),
-    debiased=debiased if n > dim else None,
-    n=n,
-    note=rank_note(reference.n, n, dim),
-  )
+  stderr = float(np.sqrt(spread * (num_groups - 1) / num_groups))
+  return Estimate(distance(whole), stderr, rank_note(reference.n, n, dim))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -259,13 +187,5 @@ class Frechet:
 
   def __call__(self, target: Target) -> list[Estimate]:
     """Returns a number for each reader with features; see `OfSets`."""
-    return [
-      self._estimate(real, generated, {'features': name})
-      for name, real, generated in features(target, self.reader)
-    ]
-
-  def _estimate(self, real, generated, fields):
-    if len(generated) < MIN_EXAMPLES:
-      return too_few(**fields)
-    found = frechet_with_stderr(real, generated, num_groups=self.num_groups)
-    return Estimate(found.value, found.stderr, found.note, fields)
+    measure = functools.partial(frechet_with_stderr, num_groups=self.num_groups)
+    return of_features(target, self.reader, measure)

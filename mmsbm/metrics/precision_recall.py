@@ -8,7 +8,6 @@ paper takes equally many real and generated ones.
 """
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import jax
@@ -16,14 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmsbm.infra.errors import UserError
-from mmsbm.metrics.base import (
-  MIN_EXAMPLES,
-  Better,
-  Estimate,
-  Target,
-  features,
-  too_few,
-)
+from mmsbm.metrics.averages import share
+from mmsbm.metrics.base import MIN_EXAMPLES, Better, Estimate, Target, of_features
 
 
 def _squared_distances(x: jax.Array, points: jax.Array) -> jax.Array:
@@ -61,59 +54,36 @@ def inside(x: jax.Array, points: jax.Array, radii: jax.Array, *, chunk: int):
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class PrecisionRecall:
-  """Two shares and their binomial standard errors.
+def share_inside(
+  x: np.ndarray, points: np.ndarray, centre: np.ndarray, *, k: int = 3, chunk: int = 512
+) -> tuple[float, float]:
+  """Share of features x [N, D] in the balls around points [N', D].
 
-  The standard errors count the samples that are tested and take the balls as
-  given: they are lower bounds, since the balls are random as well.
-  """
-
-  precision: float
-  precision_stderr: float
-  recall: float
-  recall_stderr: float
-
-
-def precision_recall(
-  real: np.ndarray, generated: np.ndarray, *, k: int = 3, chunk: int = 512
-) -> PrecisionRecall:
-  """Improved precision and recall of generated features.
+  Precision is that of generated features in the balls around real ones, recall the
+  reverse.
 
   Args:
-    real: features [N, D].
-    generated: features [N', D].
+    x: what is tested.
+    points: centres of the balls.
+    centre: [D], near both. Distances do not change under a shift; float32 rounding
+      does. What is left is an error of about 1e-7 |x - centre|^2 in a squared distance.
     k: neighbours that a ball reaches (3 in the paper).
     chunk: rows of the distance matrix in memory at once (512 of 10,000 float32
       columns are 20 MB). The result does not depend on it.
+
+  Returns:
+    The share and its binomial standard error. That takes the balls as given: it is a
+    lower bound, since the balls are random as well.
   """
-  real, generated = _centred(real, generated, k)
-  precision = _share_inside(generated, real, k, chunk)
-  recall = _share_inside(real, generated, k, chunk)
-  return PrecisionRecall(*precision, *recall)
-
-
-def _centred(real: np.ndarray, generated: np.ndarray, k: int):
-  """Both sets of features about the mean of the real ones, as float32."""
-  if min(len(real), len(generated)) <= k:
+  if min(len(x), len(points)) <= k:
     raise ValueError(
-      f'{k} neighbours need more than {k} examples, not {len(real)} and '
-      f'{len(generated)}.'
+      f'{k} neighbours need more than {k} examples, not {len(x)} and {len(points)}.'
     )
-  # Distances do not change under a shift; float32 rounding does. What is left is
-  # an error of about 1e-7 |x|^2 in a squared distance, |x| from the centre.
-  centre = np.mean(real, axis=0, dtype=np.float64)
-  return tuple(
-    jnp.asarray(np.asarray(a, np.float64) - centre, jnp.float32)
-    for a in (real, generated)
+  x, points = (
+    jnp.asarray(np.asarray(a, np.float64) - centre, jnp.float32) for a in (x, points)
   )
-
-
-def _share_inside(x, points, k: int, chunk: int = 512) -> tuple[float, float]:
-  """Share of x [N, D] in the balls around points [N', D], and its standard error."""
   radii = squared_radii(points, k=k, chunk=chunk)
-  value = float(np.mean(np.asarray(inside(x, points, radii, chunk=chunk))))
-  return value, math.sqrt(value * (1 - value) / len(x))
+  return share(np.asarray(inside(x, points, radii, chunk=chunk)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,19 +115,16 @@ class Precision:
 
   def __call__(self, target: Target) -> list[Estimate]:
     """Returns a number for each reader with features; see `OfSets`."""
-    return [
-      self._estimate(real, generated, {'features': name})
-      for name, real, generated in features(target, self.reader)
-    ]
+    return of_features(target, self.reader, self._measure)
 
-  def _estimate(self, real, generated, fields):
-    if len(generated) < MIN_EXAMPLES:
-      return too_few(**fields)
-    pair = _centred(real, generated, self.num_neighbours)
-    return Estimate(*self._share(*pair), fields=fields)
+  def _measure(self, real: np.ndarray, generated: np.ndarray) -> Estimate:
+    centre = np.mean(real, axis=0, dtype=np.float64)
+    x, points = self._roles(real, generated)
+    return Estimate(*share_inside(x, points, centre, k=self.num_neighbours))
 
-  def _share(self, real, generated):
-    return _share_inside(generated, real, self.num_neighbours)
+  def _roles(self, real, generated):
+    """What is tested, and what the balls are around."""
+    return generated, real
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,5 +137,5 @@ class Recall(Precision):
     '(improved recall): variety.'
   )
 
-  def _share(self, real, generated):
-    return _share_inside(real, generated, self.num_neighbours)
+  def _roles(self, real, generated):
+    return real, generated

@@ -120,7 +120,11 @@ def test_data_without_labels_train_no_classifier(fakes):
 
 def test_inception_needs_its_weights_and_pictures(fakes, tmp_path):
   problem = fakes.digits_problem(9)
-  pictures = tuple(Modality(n, 'image', Image(shape=(2, 2, 1))) for n in 'abc')
+
+  def modality(name):
+    return Modality(name=name, kind_name='image', kind=Image(shape=(2, 2, 1)))
+
+  pictures = tuple(modality(name) for name in 'abc')
   problem.modalities = (*pictures, fakes.modality('tags', 'attributes'))
   spec = dict(name='inception', weights=str(tmp_path / 'w.npz'))
   with pytest.raises(UserError, match=r'config.readers.fid.weights: there is no file'):
