@@ -1,36 +1,19 @@
-"""Kinds of modality by name, one file each, and the modalities of a config.
+"""Kinds of modality by name, and the modalities of a config.
 
-A kind of a user's own is a class like those of `KINDS` (`base.Kind` says what it must
-have), named 'package.module:Class' in the config.
+A kind of a user's own is a class like those of `KINDS`, named 'package.module:Class' in
+the config; `Kind`, from which it may be derived, says what it must have.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from mmsbm.config import check_arguments
+from mmsbm.config import Section, check_arguments
 from mmsbm.infra.errors import UserError
-from mmsbm.modalities import base
 from mmsbm.modalities.attributes import Attributes
-from mmsbm.modalities.base import Kind, Modality, check_names
+from mmsbm.modalities.base import MEMBERS, Kind, Modality, check_names
 from mmsbm.modalities.image import Image
 from mmsbm.modalities.label import Label
 from mmsbm.modalities.mask import Mask
 from mmsbm.modalities.vector import Vector
 
-__all__ = [
-  'KINDS',
-  'Attributes',
-  'Image',
-  'Kind',
-  'Label',
-  'Mask',
-  'Modality',
-  'Vector',
-  'check_names',
-  'make_modalities',
-]
-
-KINDS = {
+KINDS: dict[str, type[Kind]] = {
   'image': Image,
   'mask': Mask,
   'attributes': Attributes,
@@ -39,21 +22,17 @@ KINDS = {
 }
 
 
-def make_modalities(section: Mapping[str, Any]) -> tuple[Modality, ...]:
-  """The modalities that a config describes, in its order.
-
-  Args:
-    section: a `config.Section` of {name: dict(kind=..., and the kind's arguments)}.
+def make_modalities(section: Section) -> tuple[Modality, ...]:
+  """The modalities {name: dict(kind=..., and the kind's arguments)}, in their order.
 
   Raises:
     UserError: a name, a kind or one of its arguments is not possible.
   """
   check_names(section)
-  return tuple(_make(name, section.section(name)) for name in section)
+  return tuple(_make(name, spec) for name, spec in section.sections())
 
 
-def _make(name: str, section: Any) -> Modality:
-  """One modality from its section of the config."""
+def _make(name: str, section: Section) -> Modality:
   kind_name = section['kind']
   if not isinstance(kind_name, str):
     raise UserError(
@@ -67,7 +46,7 @@ def _make(name: str, section: Any) -> Modality:
     kind = kind_class(**arguments)
   except UserError as error:
     raise UserError(f'modality {name!r}: {error}') from error
-  missing = [member for member in base.MEMBERS if not hasattr(kind, member)]
+  missing = [member for member in MEMBERS if not hasattr(kind, member)]
   if missing:
     raise UserError(
       f'config.{section.path}.kind={kind_name!r} is no kind of modality: it lacks '

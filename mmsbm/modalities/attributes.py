@@ -1,4 +1,4 @@
-"""Attributes: properties that an example has or lacks."""
+"""Attributes."""
 
 import dataclasses
 import math
@@ -10,25 +10,16 @@ import numpy as np
 from mmsbm.modalities import cells, tiles
 from mmsbm.modalities.binary import Binary
 
-_SIDE = 64
-# A tile has no room for more boxes, nor a sentence for more numbers.
-_MOST_BOXES, _MOST_NUMBERS = 256, 12
+# A tile's side, and the most boxes and numbers that it has room for.
+_SIDE, _MOST_BOXES, _MOST_CHOSEN = 64, 256, 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attributes(Binary):
-  """0/1 entries of any shape, most often [B, A].
+  """0/1 entries of any shape, most often [B, A]: properties that an example has."""
 
-  Attributes:
-    shape: shape of one example, most often (A,).
-  """
-
-  def read(self, cell: Any, root: str | os.PathLike) -> np.ndarray | None:
-    """Attributes from numbers, a text such as '0 1 1' or a .npy file."""
-    if cells.is_missing(cell):
-      return None
-    values, where = cells.read_example(cell, root, self.shape)
-    return self._from_values(values, where)
+  def _read(self, cell: Any, root: str | os.PathLike) -> np.ndarray:
+    return self._from_values(*cells.read_example(cell, root, self.shape))
 
   def show(self, example: np.ndarray) -> str:
     """A box for each attribute, filled where it is set."""
@@ -37,28 +28,17 @@ class Attributes(Binary):
     text = f'{len(chosen)} of {is_set.size} attributes set'
     if is_set.size > _MOST_BOXES:
       return tiles.words(text)
-    if 0 < len(chosen) <= _MOST_NUMBERS:
+    if 0 < len(chosen) <= _MOST_CHOSEN:
       text += ': ' + ', '.join(str(i) for i in chosen)
     columns = math.ceil(math.sqrt(is_set.size))
     pitch = _SIDE / columns
-    height = math.ceil(-(-is_set.size // columns) * pitch)
+    height = math.ceil(math.ceil(is_set.size / columns) * pitch)
     gap = min(2.0, pitch / 6)
-
-    def corners(indices):
-      for i in indices:
-        top, left = divmod(int(i), columns)
-        side = pitch - 2 * gap
-        yield left * pitch + gap, top * pitch + gap, side, side
-
-    return tiles.drawing(
-      _SIDE,
-      height,
-      [
-        tiles.boxes(corners(np.flatnonzero(~is_set)), 'axis', tiles.RULE),
-        tiles.boxes(corners(chosen), 'positive', tiles.INK),
-      ],
-      text,
-    )
-
-  def picture(self, example: np.ndarray) -> None:
-    """None: attributes are no picture."""
+    row, column = np.divmod(np.arange(is_set.size), columns)
+    side = np.full(is_set.size, pitch - 2 * gap)
+    corners = np.stack([column * pitch + gap, row * pitch + gap, side, side], 1)
+    shapes = [
+      tiles.boxes(corners[~is_set], 'axis', tiles.RULE),
+      tiles.boxes(corners[is_set], 'positive', tiles.INK),
+    ]
+    return tiles.drawing(_SIDE, height, shapes, text)

@@ -1,24 +1,22 @@
 """What a kind of modality offers, and the record that gives one a name.
 
 Raw data are what files hold and users see: uint8 pictures, 0/1 attributes, integer
-labels, float vectors. The networks see floats. A kind holds the two maps between
-them and all else that depends on the sort of data: how an example is read from a
-file, checked, measured against the true one and shown. Networks and likelihoods
-belong to the methods.
+labels, float vectors. The networks see floats. A kind holds the two maps between them
+and all else that depends on the sort of data, but no network and no likelihood.
 """
 
 import dataclasses
 import math
-import operator
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from mmsbm.infra.errors import UserError
+from mmsbm.modalities import cells
 
 # Words that stand beside the names of modalities in files and results.
 RESERVED = ('shared', 'present', 'labels', 'mean', 'incremental', 'all')
@@ -28,28 +26,24 @@ _NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_-]{0,63}')
 
 
 class Kind(Protocol):
-  """A frozen dataclass; its fields are what a config says of the modality.
+  """A frozen dataclass; its fields are what a config says of the modality."""
 
-  Attributes:
-    dtype: type of raw examples.
-    shape: shape of one raw example.
-    model_shape: shape of one example as the networks see it.
-    bounds: smallest and largest raw value.
-    metrics: names of the metrics against the true example, best known first.
-  """
+  dtype: np.dtype  # of raw examples
+  shape: tuple[int, ...]  # of one raw example
+  bounds: tuple[float, float]  # smallest and largest raw value
+  metrics: tuple[str, ...]  # against the true example, best known first
 
-  dtype: np.dtype
-  shape: tuple[int, ...]
-  model_shape: tuple[int, ...]
-  bounds: tuple[float, float]
-  metrics: tuple[str, ...]
+  @property
+  def model_shape(self) -> tuple[int, ...]:
+    """Shape of one example as the networks see it."""
+    return self.shape
 
   def check(self, raw: Any, name: str) -> np.ndarray:
     """Raw examples [N, *shape] of modality `name` as an array of `dtype`.
 
-    Raises:
-      UserError: wrong type, shape or range; begins "modality 'NAME': ".
+    UserError: wrong type, shape or range.
     """
+    return check_array(self, raw, f'modality {name!r}')
 
   def to_model(self, raw: jax.Array) -> jax.Array:
     """Raw examples [B, *shape] to what the networks see, [B, *model_shape]."""
@@ -58,24 +52,22 @@ class Kind(Protocol):
     """What the networks make, [B, *model_shape], to raw examples [B, *shape]."""
 
   def read(self, cell: Any, root: str | os.PathLike) -> np.ndarray | None:
-    """One raw example [*shape] from a cell of a table.
+    """One raw example [*shape] from a cell of a table, None where it is empty.
 
-    Args:
-      cell: a path relative to `root`, a number or a text.
-      root: folder of the table.
-
-    Returns:
-      The example; None where the cell is empty (None, NaN or blank).
-
-    Raises:
-      UserError: the cell or its file holds no example of this kind.
+    A cell is a path below `root`, a number or a text; empty are None, NaN and blanks.
+    UserError: it or its file holds no example of this kind.
     """
+    return None if cells.is_missing(cell) else self._read(cell, root)
+
+  def _read(self, cell: Any, root: str | os.PathLike) -> np.ndarray:
+    """`read` of a cell that is not empty."""
 
   def show(self, example: np.ndarray) -> str:
     """HTML of one raw example [*shape]; no scripts and nothing outside of it."""
 
   def picture(self, example: np.ndarray) -> np.ndarray | None:
     """One raw example as uint8 [h, w, 3]; None where the kind is no picture."""
+    return None
 
 
 # What an object must have to serve as a kind.
@@ -83,13 +75,26 @@ MEMBERS = tuple(n for n in (*Kind.__annotations__, *vars(Kind)) if n[0] != '_')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Modality:
-  """One modality of a data set: a kind with a name.
+class Shaped(Kind):
+  """A kind whose config says the shape of one example."""
 
-  Attributes:
-    name: what it is called in configs, files and results.
-    kind_name: key of `KINDS`, or 'package.module:Class'.
-    kind: its sort of data.
+  shape: tuple[int, ...]
+
+  def __post_init__(self):
+    sides = self.shape if isinstance(self.shape, list | tuple) else (0,)
+    if not all(is_count(side) for side in sides):
+      raise UserError(
+        f'the shape of kind {type(self).__name__.lower()!r} is {self.shape!r}; it must '
+        'hold positive whole numbers.'
+      )
+    object.__setattr__(self, 'shape', tuple(int(side) for side in sides))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Modality:
+  """One modality of a data set: a kind with a name, its shapes and its check.
+
+  `kind_name` is a key of `KINDS`, or 'package.module:Class'.
   """
 
   name: str
@@ -101,26 +106,18 @@ class Modality:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Shape of one raw example."""
     return self.kind.shape
 
   @property
   def model_shape(self) -> tuple[int, ...]:
-    """Shape of one example as the networks see it."""
     return self.kind.model_shape
 
   def check(self, raw: Any) -> np.ndarray:
-    """Raw examples [N, *shape] as an array of the right type, or UserError."""
     return self.kind.check(raw, self.name)
 
 
 def check_name(what: str, name: Any) -> None:
-  """Refuses a name that cannot be part of a file name or that has a meaning.
-
-  Args:
-    what: 'modality' or 'annotation'.
-    name: what the config calls it.
-  """
+  """Refuses a name that cannot be part of a file name or that has a meaning."""
   if not isinstance(name, str) or not _NAME.fullmatch(name):
     raise UserError(
       f'the {what} name {name!r} is not possible: a name has 1 to 64 of the letters '
@@ -148,30 +145,10 @@ def check_names(names: Iterable[Any]) -> None:
     )
 
 
-def as_shape(kind: Any, sides: Sequence[int]) -> tuple[int, ...]:
-  """The shape of one example, given as a list or a tuple of positive integers."""
-  try:
-    shape = tuple(operator.index(side) for side in sides)
-  except TypeError:
-    shape = (0,)
-  if min(shape, default=1) < 1:
-    raise UserError(
-      f'the shape of kind {name_of(kind)!r} is {sides!r}; it must hold positive whole '
-      'numbers.'
-    )
-  return shape
-
-
 def check_array(kind: Kind, raw: Any, where: str) -> np.ndarray:
   """Numbers [N, *kind.shape] as an array of `kind.dtype`.
 
-  Args:
-    kind: says type, shape and bounds.
-    raw: the examples.
-    where: where they are from; begins the message.
-
-  Raises:
-    UserError: a wrong shape, type or range, or what is not finite.
+  UserError: a wrong shape, type or range, or what is not finite; begins with `where`.
   """
   try:
     raw = np.asarray(raw)
@@ -185,16 +162,14 @@ def check_array(kind: Kind, raw: Any, where: str) -> np.ndarray:
     raise UserError(
       f'{where}: examples have shape {raw.shape[1:]}, the config says {kind.shape}.'
     )
-  dtype = np.dtype(kind.dtype)
+  dtype, name = np.dtype(kind.dtype), type(kind).__name__.lower()
   if raw.dtype.kind not in ('biuf' if dtype.kind == 'f' else 'biu'):
-    raise UserError(
-      f'{where}: the kind {name_of(kind)!r} is {dtype.name}, not {raw.dtype}.'
-    )
+    raise UserError(f'{where}: the kind {name!r} is {dtype.name}, not {raw.dtype}.')
   if raw.size and not _holds(kind.bounds, raw.dtype):
     low, high = kind.bounds
-    if not (low <= raw.min() and raw.max() <= high):
+    if raw.min() < low or raw.max() > high:
       raise UserError(
-        f'{where}: the kind {name_of(kind)!r} holds values from {low} to {high}, not '
+        f'{where}: the kind {name!r} holds values from {low} to {high}, not '
         f'{raw.min()} to {raw.max()}.'
       )
   with np.errstate(over='ignore'):
@@ -206,17 +181,15 @@ def check_array(kind: Kind, raw: Any, where: str) -> np.ndarray:
   return out
 
 
+def is_count(value: Any) -> bool:
+  """Whether a value is a positive whole number."""
+  return isinstance(value, int | np.integer) and value >= 1
+
+
 def _holds(bounds: tuple[float, float], dtype: np.dtype) -> bool:
   """Whether no number of the type lies out of bounds, so that none needs a look."""
-  if dtype.kind == 'b':
-    lowest, highest = 0, 1
-  elif dtype.kind in 'iu':
+  if dtype.kind in 'iu':
     lowest, highest = np.iinfo(dtype).min, np.iinfo(dtype).max
   else:
-    lowest, highest = -math.inf, math.inf
+    lowest, highest = (0, 1) if dtype.kind == 'b' else (-math.inf, math.inf)
   return bounds[0] <= lowest and highest <= bounds[1]
-
-
-def name_of(kind: Any) -> str:
-  """What the table calls a kind."""
-  return type(kind).__name__.lower()

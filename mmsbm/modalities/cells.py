@@ -35,11 +35,7 @@ def locate(cell: Any, root: str | os.PathLike) -> pathlib.Path:
 
 
 def read_picture(path: pathlib.Path, height: int, width: int) -> PIL.Image.Image:
-  """Reads a picture of 8 bits per channel, turned as its camera was held.
-
-  Raises:
-    UserError: it cannot be read, or has another size or more than 8 bits.
-  """
+  """A picture of this size and 8 bits per channel, turned as its camera was held."""
   try:
     with PIL.Image.open(path, formats=_FORMATS) as picture:
       # Values from 5 on say that height and width are exchanged.
@@ -84,13 +80,9 @@ def read_array(path: pathlib.Path) -> np.ndarray:
 def read_numbers(cell: Any, root: str | os.PathLike) -> tuple[np.ndarray, str]:
   """Numbers of a cell, and what to call the cell in a message.
 
-  Args:
-    cell: one or several numbers; a text of numbers with spaces, commas or semicolons
-      between them, in brackets or not; or the path of a .npy file.
-    root: folder that paths are relative to.
-
-  Returns:
-    The array of a file as it is; else [n] float64, or a 0-d array for one number.
+  A cell is one or several numbers; a text of numbers with spaces, commas or semicolons
+  between them, in brackets or not; or the path of a .npy file below `root`. The array
+  of a file comes as it is; else float64 [n], or a 0-d array for one number.
   """
   if isinstance(cell, str | os.PathLike):
     text = os.fspath(cell).strip()
@@ -113,10 +105,7 @@ def read_numbers(cell: Any, root: str | os.PathLike) -> tuple[np.ndarray, str]:
 def read_example(
   cell: Any, root: str | os.PathLike, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, str]:
-  """Numbers [*shape] of a cell, see `read_numbers`, and what to call the cell.
-
-  Numbers that are written one after the other take any shape of as many.
-  """
+  """`read_numbers` of [*shape]; numbers in one row take any shape of as many."""
   values, where = read_numbers(cell, root)
   if values.ndim < 2 and values.size == math.prod(shape):
     values = values.reshape(shape)

@@ -11,58 +11,37 @@ import PIL.Image
 
 from mmsbm.infra.errors import UserError
 from mmsbm.modalities import cells, tiles
-from mmsbm.modalities.base import as_shape, check_array
+from mmsbm.modalities.base import Shaped, check_array
 
 # Channels -> how Pillow calls such a picture.
 _MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Image:
-  """uint8 pictures [B, H, W, C]; the networks see [0, 1].
+class Image(Shaped):
+  """uint8 pictures [B, H, W, C], grey, RGB or RGBA; the networks see [0, 1]."""
 
-  Attributes:
-    shape: (height, width, channels) with 1 (grey), 3 (RGB) or 4 (RGBA) channels.
-  """
-
-  shape: tuple[int, ...]
   dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
   bounds: ClassVar[tuple[int, int]] = (0, 255)
   metrics: ClassVar[tuple[str, ...]] = ('mse',)
 
   def __post_init__(self):
-    object.__setattr__(self, 'shape', as_shape(self, self.shape))
+    super().__post_init__()
     if len(self.shape) != 3 or self.shape[2] not in _MODES:
       raise UserError(
         f'an image has shape (height, width, channels) with 1, 3 or 4 channels, not '
         f"{self.shape}; use kind='vector' for arrays that no picture shows."
       )
 
-  @property
-  def model_shape(self) -> tuple[int, ...]:
-    """The shape of the pictures themselves."""
-    return self.shape
-
-  def check(self, raw: Any, name: str) -> np.ndarray:
-    """Pictures [N, H, W, C] of whole numbers from 0 to 255, as uint8."""
-    return check_array(self, raw, f'modality {name!r}')
-
   def to_model(self, raw: jax.Array) -> jax.Array:
-    """Scales 0..255 to [0, 1]."""
     return raw.astype(jnp.float32) / 255.0
 
   def to_data(self, x: jax.Array) -> jax.Array:
     """Clips to [0, 1] and rounds to 8 bits, as a saved picture would be."""
     return jnp.floor(jnp.clip(x, 0.0, 1.0) * 255.0 + 0.5).astype(jnp.uint8)
 
-  def read(self, cell: Any, root: str | os.PathLike) -> np.ndarray | None:
-    """A picture from its file, or from a .npy file; None for an empty cell.
-
-    Colours become grey where the config says one channel; what is transparent
-    becomes white unless it says four.
-    """
-    if cells.is_missing(cell):
-      return None
+  def _read(self, cell: Any, root: str | os.PathLike) -> np.ndarray:
+    """Colours become grey for one channel; what is transparent, white but for four."""
     path = cells.locate(cell, root)
     if path.suffix.lower() == '.npy':
       return check_array(self, cells.read_array(path)[None], str(path))[0]
@@ -73,9 +52,8 @@ class Image:
     return np.array(picture.convert(_MODES[channels])).reshape(self.shape)
 
   def show(self, example: np.ndarray) -> str:
-    """The picture itself."""
-    height, width, _ = self.shape
-    return tiles.picture(self.picture(example), f'image, {width} by {height} pixels')
+    text = f'image, {self.shape[1]} by {self.shape[0]} pixels'
+    return tiles.picture(self.picture(example), text)
 
   def picture(self, example: np.ndarray) -> np.ndarray:
     """RGB pixels, uint8 [H, W, 3]; over white where there are four channels."""

@@ -1,4 +1,4 @@
-"""Masks: which pixels belong to a part."""
+"""Masks."""
 
 import colorsys
 import dataclasses
@@ -16,11 +16,7 @@ _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mask(Binary):
-  """0/1 pixels [B, H, W] or [B, H, W, parts]; 0 and 255 mean the same.
-
-  Attributes:
-    shape: (height, width) or (height, width, parts).
-  """
+  """0/1 pixels [B, H, W] or [B, H, W, parts]; 0 and 255 mean the same."""
 
   def __post_init__(self):
     super().__post_init__()
@@ -30,10 +26,7 @@ class Mask(Binary):
         f"{self.shape}; use kind='attributes' for 0/1 entries that are no picture."
       )
 
-  def read(self, cell: Any, root: str | os.PathLike) -> np.ndarray | None:
-    """A mask from a picture of two grey levels or a .npy file; None if it is empty."""
-    if cells.is_missing(cell):
-      return None
+  def _read(self, cell: Any, root: str | os.PathLike) -> np.ndarray:
     path = cells.locate(cell, root)
     if path.suffix.lower() == '.npy':
       return self._from_values(cells.read_array(path), str(path))
@@ -60,11 +53,8 @@ class Mask(Binary):
     parts = np.asarray(example).reshape(*self.shape[:2], -1) > 0
     out = np.zeros((*self.shape[:2], 3), np.uint8)
     for index in range(parts.shape[2]):
-      out[parts[..., index]] = _colour(index) if parts.shape[2] > 1 else 255
+      # Neighbours in the order have unlike hues.
+      levels = colorsys.hsv_to_rgb(index * _GOLDEN_RATIO % 1, 0.65, 1.0)
+      colour = [round(255 * level) for level in levels]
+      out[parts[..., index]] = colour if parts.shape[2] > 1 else 255
     return out
-
-
-def _colour(index: int) -> tuple[int, ...]:
-  """A colour for each part; neighbours in the order have unlike hues."""
-  levels = colorsys.hsv_to_rgb(index * _GOLDEN_RATIO % 1, 0.65, 1.0)
-  return tuple(round(255 * level) for level in levels)

@@ -16,12 +16,7 @@ INK, WARM, RULE = '#2f6fba', '#c95c2e', '#cdd1d9'
 
 
 def picture(pixels: np.ndarray, text: str) -> str:
-  """An <img> that holds uint8 pixels [h, w, 3] as PNG.
-
-  Args:
-    pixels: the picture. The page enlarges it with sharp pixels (class 'pixels').
-    text: said in place of the picture.
-  """
+  """An <img> of uint8 pixels [h, w, 3] as PNG; `text` is said in place of it."""
   buffer = io.BytesIO()
   PIL.Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, 'PNG', optimize=True)
   data = base64.b64encode(buffer.getvalue()).decode()
@@ -42,13 +37,7 @@ def drawing(width: int, height: int, shapes: Iterable[str], text: str) -> str:
 
 
 def boxes(corners: Iterable[tuple[float, ...]], name: str, colour: str) -> str:
-  """A <path> of filled boxes (left, top, width, height); '' if there are none.
-
-  Args:
-    corners: the boxes.
-    name: class by which a page overrides the colour.
-    colour: of the filling.
-  """
+  """A <path> of class `name`: filled boxes (left, top, width, height); '' for none."""
   outline = ''.join(
     f'M{left:.4g} {top:.4g}h{width:.4g}v{height:.4g}h{-width:.4g}z'
     for left, top, width, height in corners

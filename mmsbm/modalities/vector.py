@@ -1,4 +1,4 @@
-"""Vectors: real numbers of any shape."""
+"""Real numbers."""
 
 import dataclasses
 import math
@@ -11,28 +11,21 @@ import numpy as np
 
 from mmsbm.infra.errors import UserError
 from mmsbm.modalities import cells, tiles
-from mmsbm.modalities.base import as_shape, check_array
+from mmsbm.modalities.base import Shaped, check_array
 
+# A tile's size, the most points of a line, bars and numbers, and how many scales it is
+# from the middle to the edge.
 _WIDTH, _HEIGHT = 96, 64
-# A line has at most so many points; vectors of few entries are drawn as bars.
-_MOST_POINTS, _MOST_BARS = 256, 32
-# The description lists so many numbers; longer vectors are described by their range.
-_MOST_NUMBERS = 8
-# Number of scales from the middle of a drawing to its edge.
-_REACH = 3.0
+_MOST_POINTS, _MOST_BARS, _MOST_NUMBERS, _REACH = 256, 32, 8, 3.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Vector:
+class Vector(Shaped):
   """float32 numbers [B, *shape]; the networks see (x - offset) / scale.
 
-  Attributes:
-    shape: shape of one example, () for one number.
-    offset: about the mean of the data.
-    scale: about their standard deviation.
+  Offset and scale are about the mean and the standard deviation of the data.
   """
 
-  shape: tuple[int, ...]
   offset: float = 0.0
   scale: float = 1.0
   dtype: ClassVar[np.dtype] = np.dtype(np.float32)
@@ -40,70 +33,47 @@ class Vector:
   metrics: ClassVar[tuple[str, ...]] = ('r2', 'mse')
 
   def __post_init__(self):
-    object.__setattr__(self, 'shape', as_shape(self, self.shape))
+    super().__post_init__()
     for name, value in (('offset', self.offset), ('scale', self.scale)):
       if not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f'{name} of a vector is {value!r}; it must be a finite number.')
     if self.scale <= 0:
       raise UserError(f'scale of a vector is {self.scale}; it must be positive.')
 
-  @property
-  def model_shape(self) -> tuple[int, ...]:
-    """The shape of the vectors themselves."""
-    return self.shape
-
-  def check(self, raw: Any, name: str) -> np.ndarray:
-    """Finite numbers [N, *shape] as float32."""
-    return check_array(self, raw, f'modality {name!r}')
-
   def to_model(self, raw: jax.Array) -> jax.Array:
-    """To about zero mean and unit variance."""
     return (raw.astype(jnp.float32) - self.offset) / self.scale
 
   def to_data(self, x: jax.Array) -> jax.Array:
-    """Back to the user's units."""
     return x * self.scale + self.offset
 
-  def read(self, cell: Any, root: str | os.PathLike) -> np.ndarray | None:
-    """A vector from numbers, a text such as '0.5 1 -2' or a .npy file."""
-    if cells.is_missing(cell):
-      return None
+  def _read(self, cell: Any, root: str | os.PathLike) -> np.ndarray:
     values, where = cells.read_example(cell, root, self.shape)
     return check_array(self, values[None], where)[0]
 
   def show(self, example: np.ndarray) -> str:
     """Bars of few numbers, a line of many; three scales from the offset to the edge."""
     values = np.asarray(example, np.float64).reshape(-1)
+    if values.size <= _MOST_NUMBERS:
+      text = ', '.join(f'{value:.4g}' for value in values)
+    else:
+      text = f'{values.size} numbers from {values.min():.4g} to {values.max():.4g}'
     levels = np.nan_to_num((values - self.offset) / self.scale)
     draw = _bars if values.size <= _MOST_BARS else _line
     axis = tiles.boxes([(0, _HEIGHT / 2 - 0.5, _WIDTH, 1)], 'axis', tiles.RULE)
     shapes = [axis, *draw(np.clip(levels / _REACH, -1, 1))]
-    return tiles.drawing(_WIDTH, _HEIGHT, shapes, _describe(values))
-
-  def picture(self, example: np.ndarray) -> None:
-    """None: a vector is no picture."""
-
-
-def _describe(values: np.ndarray) -> str:
-  if values.size <= _MOST_NUMBERS:
-    return ', '.join(f'{value:.4g}' for value in values)
-  return f'{values.size} numbers from {values.min():.4g} to {values.max():.4g}'
+    return tiles.drawing(_WIDTH, _HEIGHT, shapes, text)
 
 
 def _bars(levels: np.ndarray) -> list[str]:
   """Bars up and down from the middle line, for levels [n] in [-1, 1]."""
   middle, pitch = _HEIGHT / 2, _WIDTH / levels.size
   gap = min(1.0, pitch / 8)
-
-  def corners(is_shown):
-    for i in np.flatnonzero(is_shown):
-      reach = abs(levels[i]) * (middle - 1)
-      top = middle - reach if levels[i] > 0 else middle
-      yield i * pitch + gap, top, pitch - 2 * gap, reach
-
+  left, reach = np.arange(levels.size) * pitch + gap, abs(levels) * (middle - 1)
+  top = middle - reach * (levels > 0)
+  corners = np.stack([left, top, np.full(levels.size, pitch - 2 * gap), reach], 1)
   return [
-    tiles.boxes(corners(levels > 0), 'positive', tiles.INK),
-    tiles.boxes(corners(levels < 0), 'negative', tiles.WARM),
+    tiles.boxes(corners[levels > 0], 'positive', tiles.INK),
+    tiles.boxes(corners[levels < 0], 'negative', tiles.WARM),
   ]
 
 
