@@ -9,8 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,15 +18,12 @@ import numpy as np
 from mmsbm import train
 from mmsbm.infra import checkpoints
 from mmsbm.infra.errors import UserError
-from mmsbm.infra.files import atomic_path
+from mmsbm.infra.files import UNREADABLE, atomic_path
 from mmsbm.learners.base import Training
 from mmsbm.ledger import Ledger
 from mmsbm.methods.base import Derived, Stage, Step
 
 PyTree = Any
-
-# What NumPy raises for an .npz that is absent, torn or something else.
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,14 +142,18 @@ class Workspace:
     if stored is not None:
       return stored
     arrays = dict(step.compute(inputs_of(step)))
-    path = self.ledger.workdir / f'{step.name}.npz'
+    self.store(step, arrays)
+    return arrays
+
+  def store(self, step: Derived, arrays: Mapping[str, PyTree]) -> None:
+    """Writes the arrays of a derived step, with its fingerprint."""
     flat = {
       '/'.join(k.key for k in keys): np.asarray(value)
-      for keys, value in jax.tree.leaves_with_path(arrays)
+      for keys, value in jax.tree.leaves_with_path(dict(arrays))
     }
+    path = self.ledger.workdir / f'{step.name}.npz'
     with atomic_path(path) as temporary, open(temporary, 'wb') as f:
       np.savez(f, fingerprint=np.array(self.ledger.fingerprints[step.name]), **flat)
-    return arrays
 
   def _stored_arrays(self, step: Derived) -> PyTree | None:
     """Returns the arrays on disk; None if they are absent, torn or of another step."""

@@ -10,7 +10,12 @@ import os
 import pathlib
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
+
+# What NumPy raises for an .npz that is absent, torn or something else.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @contextlib.contextmanager

@@ -4,10 +4,11 @@
 
 It rewrites run.json, whose config has other sections now, and keeps the old one as
 run.e99e35a.json, named after the last commit that wrote such records. It also writes
-down what the trained steps are, steps/NAME.json. Checkpoints stay as they are, and so
-do all numbers: the same command goes on where the run stopped, with overrides by their
-new names. Latents are encoded and measurements are made once more. A run that uses the
-autoencoders of another one is converted after that one.
+down what the trained steps are, steps/NAME.json, and keeps latents and mixtures in the
+files of this version. Checkpoints stay as they are, and so do all numbers: the same
+command goes on where the run stopped, with overrides by their new names. Measurements
+are made once more. A run that uses the autoencoders of another one is converted after
+that one.
 """
 
 import argparse
@@ -18,15 +19,19 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from mmsbm.configs import base
 from mmsbm.infra.errors import UserError
-from mmsbm.infra.files import write_atomic
+from mmsbm.infra.files import UNREADABLE, write_atomic
 
 Config = Mapping[str, Any]
 
 OLD_NAME = 'run.e99e35a.json'
 # Stages whose sections are the same in both forms, apart from networks.
 _STAGES = ('unimodal', 'joint', 'score', 'energy', 'refiner')
+# Arrays that are made from checkpoints, a mixture for each number of components.
+_FILES = {'latents': 'latents.npz', 'mixtures': 'mixture_*.npz'}
 _CODEC = ('latent_dim', 'encoder', 'decoder', 'likelihood')
 
 
@@ -180,14 +185,14 @@ def convert(run: str | os.PathLike) -> str:
     new = upgrade_record(record)
   except (KeyError, TypeError, AttributeError) as e:
     raise UserError(f'{path} is not of a version that can be converted: {e!r}.') from e
-  _claim_steps(path.parent, new)
+  _convert_steps(path.parent, record, new)
   write_atomic(path.with_name(OLD_NAME), text)
   # Last: a run is converted once this says so.
   write_atomic(path, json.dumps(new, indent=1) + '\n')
   return f'{path} is in the new form; the old one is kept as {OLD_NAME}.'
 
 
-def _claim_steps(run: pathlib.Path, record: Config) -> None:
+def _convert_steps(run: pathlib.Path, old: Config, new: Config) -> None:
   """Writes down what the trained steps of a run are; its data are not needed."""
   if not (run / 'checkpoints').is_dir():
     return
@@ -195,19 +200,53 @@ def _claim_steps(run: pathlib.Path, record: Config) -> None:
   from mmsbm import train
   from mmsbm.experiment import make_experiment
   from mmsbm.infra import checkpoints
+  from mmsbm.methods.base import Derived
 
-  ledger = make_experiment(record['config'], run, record).workspace.ledger
+  workspace = make_experiment(new['config'], run, new).workspace
+  ledger, made_from = workspace.ledger, {}
   for step in ledger.steps:
-    names = [training.name for training in getattr(step, 'trainings', ())]
-    folders = [train.directory(run, name) for name in names]
-    if any(checkpoints.latest_step(folder) is not None for folder in folders):
+    if isinstance(step, Derived):
+      made_from[step.name] = made_from[step.needs[0]]
+      stamp = {
+        'data': old['data_hash'],
+        'seed': old.get('pretrained_seed', old['seed']),
+        'steps': made_from[step.name],
+      }
+      arrays = _stored_arrays(run, step.name, stamp)
+      if step.example.keys() <= arrays.keys():
+        workspace.store(step, arrays)
+      continue
+    latest = {
+      training.name.split('/')[-1]: checkpoints.latest_step(
+        train.directory(ledger.folder(step.name), training.name)
+      )
+      for training in step.trainings
+    }
+    made_from[step.name] = latest
+    if step.name not in ledger.borrow and any(n is not None for n in latest.values()):
       try:
         ledger.claim(step)
       except UserError as e:
         raise UserError(f'{e} A run that others use is converted before them.') from e
-  # They are fitted again, to the same latents, and kept in one file.
-  for path in run.glob('mixture_*.npz'):
+  for path in run.glob(_FILES['mixtures']):
     path.unlink()
+
+
+def _stored_arrays(run: pathlib.Path, step: str, stamp: Config) -> dict[str, Any]:
+  """Returns what the files of a derived step hold, if they bear this stamp."""
+  found = {}
+  for path in run.glob(_FILES[step]):
+    try:
+      with open(path, 'rb') as f, np.load(f) as stored:
+        if json.loads(str(stored['stamp'])) == stamp:
+          found[path.stem] = {
+            key: stored[key] for key in stored.files if key != 'stamp'
+          }
+    except UNREADABLE:
+      continue  # It is made again.
+  if step == 'latents':
+    return found.get(step, {})
+  return {name.removeprefix('mixture_'): arrays for name, arrays in found.items()}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,7 +7,6 @@ seconds but not the seconds of its processors, so both are measured.
 """
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu import parameter_overview
 
 from mmsbm.config import Section, find
 from mmsbm.experiment import make_experiment
@@ -24,6 +24,7 @@ from mmsbm.latents import NOISY
 from mmsbm.learners.base import Training, init_state, train_step
 from mmsbm.nn.score_nets import SCORE_NETS
 from mmsbm.samplers import SAMPLERS
+from mmsbm.tools.untrained import main_stage, random_rows
 
 PyTree = Any
 
@@ -165,14 +166,9 @@ def scaling(
     for num in numbers:
       score = {**config['score'], 'network': network_spec(config, name)}
       other = make_experiment(replicated_config({**config, 'score': score}, num), '.')
-      (step,) = (s for s in other.method.steps if s.name == other.method.main)
+      step = main_stage(other)
       (training,) = step.trainings
-      batch = {
-        'z': jax.random.normal(
-          jax.random.key(0), (size, training.learner.layout.total)
-        ),
-        'present': jnp.ones((size, num), bool),
-      }
+      batch = jax.tree.map(jnp.asarray, random_rows(step.example, size))
       training_cost = _training_cost(training, batch)
       sampling_cost = _sampling_cost(config, training, batch)
       per_example = {
@@ -197,7 +193,7 @@ def scaling(
 
 def _parameter_count(training: Training, example: PyTree) -> int:
   shapes = jax.eval_shape(lambda: init_state(training, example).params)
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+  return int(parameter_overview.count_parameters(shapes))
 
 
 def _columns(training: Cost, sampling: Cost) -> dict[str, float]:
