@@ -182,6 +182,8 @@ class Run:
           f'there is no latent {name!r}; they are {list(dims)}.' + nearest(name, dims)
         )
     num = max([len(np.atleast_2d(value)) for value in z.values()], default=0)
+    if not num:
+      raise UserError(f'decode needs latents: one or more of {list(dims)}.')
     latents = {}
     for name, dim in dims.items():
       part = np.zeros((num, dim), np.float32)

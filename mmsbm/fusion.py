@@ -48,11 +48,11 @@ def mixture_log_prob(experts: Posterior, used: jax.Array, z: jax.Array) -> jax.A
   Returns:
     [..., B].
   """
-  each = experts.log_prob(z[..., None, :])
+  densities = experts.log_prob(z[..., None, :])
   none = ~used.any(-1)
   number = jnp.maximum(used.sum(-1), 1)
   # The gradient of what is not used must be 0 and not 0 * inf.
-  masked = jnp.where(used, each, -jnp.inf)
+  masked = jnp.where(used, densities, -jnp.inf)
   masked = jnp.where(none[:, None], 0.0, masked)
   mixture = jax.nn.logsumexp(masked, axis=-1) - jnp.log(number)
   return jnp.where(none, experts.prior_like(z).log_prob(z), mixture)
@@ -78,7 +78,7 @@ def hoelder_pool(
   experts = prior_where(~used, experts)
   i, j = np.triu_indices(used.shape[-1])
   first, second = (jax.tree.map(lambda a, k=k: a[:, k], experts) for k in (i, j))
-  precision = [jnp.exp(-each.log_var) for each in (first, second)]
+  precision = [jnp.exp(-expert.log_var) for expert in (first, second)]
   total = precision[0] + precision[1]
   mean = (precision[0] * first.mean + precision[1] * second.mean) / total
   log_var = math.log(2) - jnp.log(total)
@@ -137,11 +137,11 @@ def draw_subsets(key: jax.Array, members: jax.Array) -> jax.Array:
   Returns:
     [..., M] bool, empty where there are no members.
   """
-  first, others = jax.random.split(key)
+  first, behind = jax.random.split(key)
   rank = members.cumsum(-1) - 1
   logits = jnp.where(members, -jnp.log(2.0) * rank, -jnp.inf)
-  some = members.any(-1, keepdims=True)
-  chosen = jax.random.categorical(first, jnp.where(some, logits, 0.0))[..., None]
+  has_any = members.any(-1, keepdims=True)
+  chosen = jax.random.categorical(first, jnp.where(has_any, logits, 0.0))[..., None]
   position = jnp.arange(members.shape[-1])
-  coins = jax.random.bernoulli(others, 0.5, members.shape)
+  coins = jax.random.bernoulli(behind, 0.5, members.shape)
   return members & ((position == chosen) | ((position > chosen) & coins))

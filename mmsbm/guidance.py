@@ -92,12 +92,12 @@ class ClassifierFree(Guidance):
   needs = 'dropped'
 
   def term(self, inputs, score, z, t):
-    some = inputs.observed.any(-1, keepdims=True)
+    is_given = inputs.observed.any(-1, keepdims=True)
     missing = jnp.where(
-      some, inputs.observed, random_half(inputs.keys, t, inputs.observed)
+      is_given, inputs.observed, random_half(inputs.keys, t, inputs.observed)
     )
     count = inputs.observed.sum(-1, keepdims=True) if self.per_observed else 1
-    scale = jnp.where(some, self.scale / jnp.maximum(count, 1), self.joint_scale)
+    scale = jnp.where(is_given, self.scale / jnp.maximum(count, 1), self.joint_scale)
     away = scale * (score - inputs.dropped_score(z, t, missing))
     # With scale 0 the difference of two scores that are not finite is no matter.
     guided = inputs.expand(~missing) & (scale != 0)
@@ -182,11 +182,11 @@ def guided_score(
   def guided(z, t):
     score = score_fn(z, t)
     total = score
-    for each in guidance:
+    for term in guidance:
       # The branch that is not taken is not computed.
       total += jax.lax.cond(
-        each.active(sde, t),
-        lambda each=each: each.term(inputs, score, z, t),
+        term.active(sde, t),
+        lambda term=term: term.term(inputs, score, z, t),
         lambda: jnp.zeros_like(score),
       )
     return total

@@ -167,10 +167,12 @@ def without_extra_modalities(old: Any, new: Any) -> Any:
     return old
   out = {}
   for key, value in old.items():
-    other = new.get(key)
+    counterpart = new.get(key)
     if (
-      key == 'modalities' and isinstance(value, Mapping) and isinstance(other, Mapping)
+      key == 'modalities'
+      and isinstance(value, Mapping)
+      and isinstance(counterpart, Mapping)
     ):
-      value = {name: part for name, part in value.items() if name in other}
-    out[key] = without_extra_modalities(value, other)
+      value = {name: part for name, part in value.items() if name in counterpart}
+    out[key] = without_extra_modalities(value, counterpart)
   return out

@@ -143,11 +143,11 @@ class Ledger:
         raise UserError(f'{place} has no {training.name}.')
       if getattr(training.learner, 'reads_each_alone', False):
         old = identity.without_extra_modalities(old, new)
-      found = identity.differences(old, new, training.name)
-      if not found and not self.data().fits(record):
-        found = ['other data, or modalities in another order']
-      if found:
-        raise UserError(f'{place} was trained with another config: {found[0]}.')
+      differences = identity.differences(old, new, training.name)
+      if not differences and not self.data().fits(record):
+        differences = ['other data, or modalities in another order']
+      if differences:
+        raise UserError(f'{place} was trained with another config: {differences[0]}.')
       if not train.finished(folder, training):
         raise UserError(f'{place}: {training.name} is not fully trained there.')
     for name, fingerprint in theirs['needs'].items():
@@ -180,18 +180,18 @@ class Ledger:
           'another --workdir, or delete that folder.'
         )
       new = self._card(step, known)
-      found = identity.differences(old['spec'], new['spec'])
+      differences = identity.differences(old['spec'], new['spec'])
       if old['seed'] != new['seed']:
-        found.append(f'seed: {old["seed"]} -> {new["seed"]}')
+        differences.append(f'seed: {old["seed"]} -> {new["seed"]}')
       if old['data'] != new['data']:
-        found.append('other data, or modalities in another order')
+        differences.append('other data, or modalities in another order')
       for name, fingerprint in new['needs'].items():
-        if not found and old['needs'].get(name) != fingerprint:
-          found.append(f'{step.name} was made from another {name!r}')
+        if not differences and old['needs'].get(name) != fingerprint:
+          differences.append(f'{step.name} was made from another {name!r}')
       if old['format'] != new['format']:
-        found.append(f'format: {old["format"]} -> {new["format"]}')
-      if found:
-        self._refuse(found)
+        differences.append(f'format: {old["format"]} -> {new["format"]}')
+      if differences:
+        self._refuse(differences)
 
   def _refuse(self, differences: Sequence[str]) -> None:
     more = len(differences) - 3

@@ -19,7 +19,7 @@ from absl import app
 from mmsbm.command_line import CONFIG, MODE, WORKDIR, parse_flags
 from mmsbm.infra.errors import UNWRITABLE, UserError, one_line
 from mmsbm.infra.progress import duration
-from mmsbm.record import Record, lock
+from mmsbm.record import Record, lock, read_record
 
 
 def execute(
@@ -27,6 +27,8 @@ def execute(
 ) -> None:
   """Does what `mode` says; what is on disk already is not done again."""
   only = config['train_only']
+  if mode == 'report':
+    read_record(workdir)  # or a folder that is no run would look like one afterwards
   with lock(workdir, (only,) if isinstance(only, str) else only):
     record = Record(workdir)
     if mode == 'report':

@@ -45,12 +45,12 @@ def contrastive_loss(
   def mean(values, weight):
     return (values * weight).sum() / jnp.maximum(weight.sum(), 1e-6)
 
-  told = mean(jax.nn.softplus(positive), positive_weight)
-  other = mean(jax.nn.softplus(-negative), negative_weight)
+  together = mean(jax.nn.softplus(positive), positive_weight)
+  apart = mean(jax.nn.softplus(-negative), negative_weight)
   if false_negative_rate:
     false = mean(jax.nn.softplus(-positive), positive_weight)
-    other = (other - false_negative_rate * false) / (1 - false_negative_rate)
-  return told + other
+    apart = (apart - false_negative_rate * false) / (1 - false_negative_rate)
+  return together + apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,10 +183,10 @@ class LatentEnergy:
     )
     energy = -jnp.einsum('gaik,gbjk->ijgab', u, v)
 
-    there = present.reshape(groups, size, modalities).astype(z.dtype)
+    is_present = present.reshape(groups, size, modalities).astype(z.dtype)
     # Two clean modalities are never compared in sampling.
     used = (~(clean[:, :, None] & clean[:, None])).astype(z.dtype) * factor[..., None]
-    weight = jnp.einsum('gij,gai,gbj->ijgab', used, there, there)
+    weight = jnp.einsum('gij,gai,gbj->ijgab', used, is_present, is_present)
     same = jnp.eye(size)
     paired = batch.get('paired')
     if paired is not None:

@@ -46,8 +46,8 @@ class JointAutoencoder(nn.Module):
     self, x: tuple[jax.Array, ...], train: bool = False
   ) -> tuple[jax.Array, jax.Array]:
     """Mean and log_var [B, M, d + p] of the experts."""
-    each = [e(a, train) for e, a in zip(self.encoders, x, strict=True)]
-    mean, log_var = (jnp.stack(parts, axis=1) for parts in zip(*each, strict=True))
+    moments = [e(a, train) for e, a in zip(self.encoders, x, strict=True)]
+    mean, log_var = (jnp.stack(parts, axis=1) for parts in zip(*moments, strict=True))
     return mean, log_var
 
   def decode(

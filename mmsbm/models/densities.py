@@ -23,7 +23,7 @@ def _sizes(model) -> list[int]:
 
 
 def _all_but_one(names: list[str], name: str) -> tuple[str, ...]:
-  return tuple(other for other in names if other != name)
+  return tuple(n for n in names if n != name)
 
 
 def of_joint_vae(model, options: DensityOptions) -> tuple[Density, ...]:
@@ -205,9 +205,9 @@ def _vaes(model, number, per_row, encoded, raw):
     name = autoencoder.codec.name
 
     def fn(variables, keys, x, autoencoder=autoencoder, name=name):
-      own = variables['unimodal'][name]
-      weights = likelihood.vae_log_weights(autoencoder, own, keys, x, number)
-      return likelihood.importance_bound(weights)
+      weights = variables['unimodal'][name]
+      log_weights = likelihood.vae_log_weights(autoencoder, weights, keys, x, number)
+      return likelihood.importance_bound(log_weights)
 
     nats.append(per_row(fn, f'vae likelihood {name}', x))
   return np.stack(nats), None

@@ -57,8 +57,8 @@ class JointModel:
   @property
   def latent_dims(self) -> dict[str, int]:
     private = self.learner.private_dim
-    own = {m.name: private for m in self.modalities} if private else {}
-    return {'shared': self.learner.shared_dim, **own}
+    private_dims = {m.name: private for m in self.modalities} if private else {}
+    return {'shared': self.learner.shared_dim, **private_dims}
 
   def uses(self, sampling, decodes=True):
     """See `MultimodalModel.uses`."""
@@ -123,8 +123,8 @@ class JointModel:
 
     def replace(latents):
       z = prior.draw(variables, keys, latents[:, :d])
-      other = jnp.concatenate([z, latents[:, d:]], axis=-1)
-      return jnp.where(empty[:, None], other, latents)
+      replaced = jnp.concatenate([z, latents[:, d:]], axis=-1)
+      return jnp.where(empty[:, None], replaced, latents)
 
     # Skips the prior when every row has observations.
     return jax.lax.cond(empty.any(), replace, lambda latents: latents, latents)
@@ -192,12 +192,12 @@ class JointModel:
   def _decode_one(self, index, variables, keys, latents):
     """Decodes examples [B, *model_shape] of modality number `index`."""
     learner, codec = self.learner, self.codecs[index]
-    own, parts = variables['joint'], self._parts(latents)
+    weights, parts = variables['joint'], self._parts(latents)
     if codec.diffusion is None:
-      output = learner.network.apply(own, index, *parts, method='decode_one')
+      output = learner.network.apply(weights, index, *parts, method='decode_one')
       return codec.likelihood.mean(output)
     return codec.diffusion.sample(
-      learner.denoiser_variables(own, index),
+      learner.denoiser_variables(weights, index),
       substream(keys, DECODERS + index),
       own_latent(*parts, index),
       self.decoder_sampler,

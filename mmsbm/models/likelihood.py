@@ -149,12 +149,12 @@ def joint_log_weight(
   parts, total = [], 0.0
   for i, autoencoder in enumerate(model.autoencoders):
     network, codec = autoencoder.network, autoencoder.codec
-    own = variables['unimodal'][codec.name]
+    weights = variables['unimodal'][codec.name]
     x = codec.kind.to_model(raw[i])
-    posterior = network.apply(own, x, method='encode')
+    posterior = network.apply(weights, x, method='encode')
     posterior = exchange_prior(posterior, means[i], stds[i])
     z = _draw(posterior, keys, i)
-    output = network.apply(own, z, method='decode')
+    output = network.apply(weights, z, method='decode')
     total += codec.likelihood.log_prob(output, x) - posterior.log_prob(z)
     parts.append(z)
   z = (layout.join(parts) - stats['mean']) / stats['std']

@@ -177,19 +177,19 @@ class Hoelder:
 
   def log_density(self, experts, z):
     components, log_weights = hoelder_pool(experts.shared, experts.present)
-    each = components.log_prob(z[..., None, :])
-    return jax.nn.logsumexp(each + log_weights, axis=-1)
+    densities = components.log_prob(z[..., None, :])
+    return jax.nn.logsumexp(densities + log_weights, axis=-1)
 
   def draw(self, key, present):
     """Which components [B, C'] are decoded, singles first, and for how many each."""
     i, j = np.triu_indices(present.shape[-1])
     singles, pairs = np.flatnonzero(i == j), np.flatnonzero(i != j)
-    there = present[:, i[pairs]] & present[:, j[pairs]]
+    are_present = present[:, i[pairs]] & present[:, j[pairs]]
     # Pairs that are not there come last, and have no weight.
-    scores = jnp.where(there, jax.random.uniform(key, there.shape), -1.0)
+    scores = jnp.where(are_present, jax.random.uniform(key, are_present.shape), -1.0)
     _, drawn = jax.lax.top_k(scores, self.max_pairs)
     singles = jnp.broadcast_to(singles, (len(present), len(singles)))
-    factor = jnp.maximum(there.sum(-1, keepdims=True) / self.max_pairs, 1.0)
+    factor = jnp.maximum(are_present.sum(-1, keepdims=True) / self.max_pairs, 1.0)
     factor = jnp.broadcast_to(factor, drawn.shape)
     return (
       jnp.concatenate([singles, jnp.asarray(pairs)[drawn]], axis=1),
@@ -214,16 +214,16 @@ class Hoelder:
         return (w * values).sum(0)
       # Drawn weights add up to one on average only. Around what single modalities have,
       # that makes little noise; around zero, log-likelihoods are large.
-      alone, own = w[:number], values[:number]
-      center = jax.lax.stop_gradient((alone * own).sum(0) / alone.sum(0))
+      alone, of_alone = w[:number], values[:number]
+      center = jax.lax.stop_gradient((alone * of_alone).sum(0) / alone.sum(0))
       return center + (w * (values - center)).sum(0)
 
     log_p = log_likelihood(z, None)
     prior = experts.shared.prior_like(z).log_prob(z)
     divergence = self.log_density(experts, z) - prior
-    some = experts.present.any(-1)
-    log_p = jnp.where(some[:, None], mean(log_p), 0.0)
-    divergence = jnp.where(some, mean(divergence), 0.0)
+    has_any = experts.present.any(-1)
+    log_p = jnp.where(has_any[:, None], mean(log_p), 0.0)
+    divergence = jnp.where(has_any, mean(divergence), 0.0)
     return self.beta * divergence - log_p.sum(-1), terms_of(log_p, divergence)
 
 
@@ -352,11 +352,11 @@ class MMVAEPlus(MMVAE):
     shared_key, own_key, other_key = jax.random.split(key, 3)
     z, _ = super().draws(shared_key, experts)
     private = prior_where(~experts.present, experts.private)
-    own = jax.vmap(private.sample)(jax.random.split(own_key, self.num_samples))
+    drawn = jax.vmap(private.sample)(jax.random.split(own_key, self.num_samples))
     # The private latent of every target n, for every source m: [K, M, B, M, p].
     shape = (*z.shape[:3], *experts.auxiliary.mean.shape)
     auxiliary = jax.tree.map(lambda a: jnp.broadcast_to(a, shape), experts.auxiliary)
-    return z, jnp.where(_is_source(z), own[:, None], auxiliary.sample(other_key))
+    return z, jnp.where(_is_source(z), drawn[:, None], auxiliary.sample(other_key))
 
   def scale_gradients(self, latents, factor):
     z, w = latents
@@ -368,8 +368,8 @@ class MMVAEPlus(MMVAE):
     z, w = latents
     log_p = _decode(log_likelihood, z, w)
     # Of every source its own, [K, B, M, p].
-    own = jnp.einsum('kmbmp->kbmp', w)
+    w_source = jnp.einsum('kmbmp->kbmp', w)
     private = prior_where(~experts.present, densities.private)
-    ratio = private.prior_like(own).log_prob(own) - private.log_prob(own)
+    ratio = private.prior_like(w_source).log_prob(w_source) - private.log_prob(w_source)
     ratio = _shared_ratio(experts, densities, z) + ratio.swapaxes(1, 2)
     return log_p.sum(-1) + self.beta * ratio, log_p

@@ -146,6 +146,11 @@ def test_mistakes_of_encode_and_decode(run, images):
     run.decode({'m1': np.zeros((2, 1))})
   with pytest.raises(UserError, match="no latent 'm7'"):
     run.decode({'m7': np.zeros((2, 1))})
+  for nothing in ({}, {'m1': np.zeros((0, 16))}):
+    with pytest.raises(
+      UserError, match=r"decode needs latents: .*\['m0', 'm1', 'm2'\]"
+    ):
+      run.decode(nothing)
 
 
 def test_a_folder_that_is_no_run(tmp_path):

@@ -223,6 +223,12 @@ def test_evaluating_what_was_never_trained(refused, tmp_path, mode):
   assert 'no checkpoint' in line and '--mode=train' in line
 
 
+def test_a_report_of_what_is_no_run(refused, tmp_path):
+  line = refused(DIGITS, f'--workdir={tmp_path / "w"}', '--mode=report')
+  assert 'is not a run' in line
+  assert not (tmp_path / 'w').exists()
+
+
 def test_a_workdir_of_another_config(refused, smoke_run, tmp_path):
   _, command = altered(smoke_run, tmp_path)
   line = refused(*command, '--config.unimodal.num_steps=21', '--config.seed=5')
