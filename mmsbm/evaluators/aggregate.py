@@ -5,11 +5,12 @@ are the independent units: what was tried on the same ones is clustered.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mmsbm.evaluators.base import Row, is_number
+from mmsbm.evaluators.evaluation import Evaluation
 from mmsbm.infra.errors import UserError
 from mmsbm.metrics.averages import clustered_mean, macro_mean, share
 from mmsbm.metrics.base import Estimate, Metric, Target, kind_of
@@ -124,28 +125,19 @@ class Rows:
     rows: those made so far.
   """
 
-  def __init__(
-    self,
-    row: Callable[..., Row],
-    metrics: Mapping[str, Metric],
-    size: int,
-    *,
-    fields: Row | None = None,
-    binomial: bool = True,
-  ):
+  def __init__(self, evaluation: Evaluation, fields: Row, binomial: bool = True):
     """Starts without rows.
 
     Args:
-      row: makes one, see `Evaluation.row`.
-      metrics: by name. Metrics of tuples are left to the evaluator.
-      size: number n of examples of the evaluation.
+      evaluation: says the metrics; those of tuples are left to the evaluator.
       fields: stand in all rows.
       binomial: whether the error of a share of one target is computed as that of a
         share. Otherwise it is that of a mean, which is the same but for rounding.
     """
     self.rows: list[Row] = []
-    self._row, self._metrics, self._size = row, metrics, size
-    self._fields, self._mean = fields or {}, mean_of_one if binomial else mean_of
+    self._row, self._metrics = evaluation.row, evaluation.plan.metrics
+    self._size, self._fields = len(evaluation.rows), fields
+    self._mean = mean_of_one if binomial else mean_of
     # What counts in averages over subsets, by metric and fields.
     self._numbers: dict[tuple, list[Number]] = {}
     self._compared: set[tuple[str, str]] = set()
@@ -224,8 +216,9 @@ class Rows:
     if hasattr(metric, 'groups'):
       groups = np.full(self._size, -1)
       groups[positions] = metric.groups(target)
-    mean = self._mean(values) if groups is None else mean_of(values, groups)
-    value, stderr, num = mean
+    value, stderr, num = (
+      self._mean(values) if groups is None else mean_of(values, groups)
+    )
     missing = '' if num else 'no example counts'
     return [Number(*place, Estimate(value, stderr), num, missing, values, groups)]
 

@@ -81,9 +81,7 @@ class Unconditional(Evaluator):
           note = {'note': estimate.note} if estimate.note else {}
           more = {**estimate.fields, **given, **fields, **note}
           rows.append(evaluation.row(name, estimate.value, estimate.stderr, **more))
-    compared = Rows(
-      evaluation.row, evaluation.plan.metrics, len(evaluation.rows), fields=fields
-    )
+    compared = Rows(evaluation, fields)
     compared.compare(targets, positions, given)
     compared.average(given)
     return rows + compared.rows
@@ -150,10 +148,9 @@ class Conditional(Evaluator):
 
   def _measure(self, evaluation: Evaluation, sampling: str, count: int) -> list[Row]:
     """Rows of all sets of so many given modalities."""
-    plan, names = evaluation.plan, evaluation.names
-    subsets, drawn = measured_subsets(len(names), count, self.max_subsets, plan.seed)
-    fields = evaluation.sampling_fields(sampling, count)
-    rows = Rows(evaluation.row, plan.metrics, len(plan.rows), fields=fields)
+    names, seed = evaluation.names, evaluation.plan.seed
+    subsets, drawn = measured_subsets(len(names), count, self.max_subsets, seed)
+    rows = Rows(evaluation, evaluation.sampling_fields(sampling, count))
     with Progress(f'evaluate given {count} [{sampling}]', len(subsets)) as progress:
       for number, given in enumerate(subsets):
         given_names = np.array(names)[given].tolist()
@@ -208,7 +205,7 @@ class Reconstruction(Evaluator):
   def _measure(self, evaluation: Evaluation) -> list[Row]:
     size, key = len(evaluation.rows), fold_in_name(evaluation.key, 'reconstruction')
     x = evaluation.inference.reconstruct(evaluation.encoded, key=key)
-    rows = Rows(evaluation.row, evaluation.plan.metrics, size, binomial=False)
+    rows = Rows(evaluation, {}, binomial=False)
     rows.add(evaluation.targets(x), np.arange(size), {})
     out = []
     for row in rows.rows:

@@ -18,16 +18,10 @@ INCEPTION_SIZE = (299, 299)
 
 
 def quantize(images: np.ndarray) -> np.ndarray:
-  """Clips to [0, 1] and rounds to 8 bits, half up.
+  """Clips floats [N, H, W, C] to [0, 1] and rounds to uint8, half up; uint8 passes.
 
   This is torchvision's `save_image`, floor(255 x + 0.5); the same code for real
   and generated images keeps the rounding from being a difference between them.
-
-  Args:
-    images: floats [N, H, W, C], nominally in [0, 1]; uint8 passes unchanged.
-
-  Returns:
-    uint8 [N, H, W, C].
   """
   images = np.asarray(images)
   if images.dtype == np.uint8:
@@ -61,18 +55,11 @@ def _resize_axis(x: jax.Array, size: int, axis: int) -> jax.Array:
 
 
 def resize_bilinear(images: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """Bilinear interpolation without antialiasing.
+  """Interpolates floats [B, H, W, C] to [B, *size, C], bilinear, not antialiased.
 
   Equals `torch.nn.functional.interpolate(mode='bilinear', align_corners=False)`.
   Interpolates rather than multiplying by a weight matrix: no reduced-precision
   product on accelerators.
-
-  Args:
-    images: floats [B, H, W, C].
-    size: new height and width.
-
-  Returns:
-    Floats [B, *size, C].
   """
   return _resize_axis(_resize_axis(images, size[0], 1), size[1], 2)
 
@@ -93,15 +80,10 @@ def _features(variables, images):
 def inception_features(
   variables: dict, images: np.ndarray, *, batch_size: int = 64
 ) -> np.ndarray:
-  """Pool3 features of images, in batches of one compiled shape.
+  """Pool3 features, float32 [N, 2048], of images [N, H, W, 1 or 3]; see `quantize`.
 
-  Args:
-    variables: weights, from `mmsbm.nn.inception.load_inception`.
-    images: uint8 or floats in [0, 1], [N, H, W, 1 or 3]; see `quantize`.
-    batch_size: images at once; the result does not depend on it.
-
-  Returns:
-    float32 [N, 2048].
+  `variables` are those of `mmsbm.nn.inception.load_inception`. The result does not
+  depend on the number of images at once, `batch_size`.
   """
   features = [np.zeros((0, inception.NUM_FEATURES), np.float32)]
   for start in range(0, len(images), batch_size):

@@ -70,7 +70,7 @@ class LinearProbe(Evaluator):
       return []
     counts = (*(self.num_given or range(1, num)), num)
     options = dataclasses.asdict(self) | {'counts': counts}
-    del options['num_given']
+    del options['num_given']  # `counts` stands for it.
     return [
       Measurement(
         name='linear_probe',

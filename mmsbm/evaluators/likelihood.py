@@ -41,10 +41,7 @@ class Likelihood(Evaluator):
 
   Attributes:
     num_examples: of the test examples, at most; 0 for no measurement.
-    num_importance_samples: see `DensityOptions` for this and the following.
-    num_steps: see there.
-    num_probes: see there.
-    time_min: see there.
+    num_importance_samples, num_steps, num_probes, time_min: see `DensityOptions`.
   """
 
   num_examples: int = 0

@@ -16,17 +16,9 @@ from mmsbm.metrics.frechet import Frechet
 from mmsbm.metrics.precision_recall import Precision, Recall
 
 METRICS = {
-  'coherence': Coherence,
-  'coherence_macro': CoherenceMacro,
-  'f1': F1,
-  'f1_by_entry': F1ByEntry,
-  'accuracy': Accuracy,
-  'r2': R2,
-  'mse': SquaredError,
-  'joint_coherence': JointCoherence,
-  'joint_coherence_with_first': JointCoherenceWithFirst,
-  'mean_agreement': MeanAgreement,
-  'frechet': Frechet,
-  'precision': Precision,
-  'recall': Recall,
-}
+  metric.name: metric
+  for metric in (
+    Coherence, CoherenceMacro, F1, F1ByEntry, Accuracy, R2, SquaredError,
+    JointCoherence, JointCoherenceWithFirst, MeanAgreement, Frechet, Precision, Recall,
+  )
+}  # fmt: skip

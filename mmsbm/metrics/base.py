@@ -147,11 +147,8 @@ def of_features(
   return estimates
 
 
-class PerExample(Protocol):
-  """A number for every example; the evaluator takes means and standard errors.
-
-  A metric whose classes of examples should count alike in means has, besides, a method
-  `groups(target)` that returns the class [N] of every example, -1 for none.
+class Described(Protocol):
+  """What every metric says of itself.
 
   Attributes:
     name: key of `mmsbm.metrics.METRICS`.
@@ -163,6 +160,14 @@ class PerExample(Protocol):
   better: Better
   about: str
 
+
+class PerExample(Described, Protocol):
+  """A number for every example; the evaluator takes means and standard errors.
+
+  A metric whose classes of examples should count alike in means has, besides, a method
+  `groups(target)` that returns the class [N] of every example, -1 for none.
+  """
+
   def __call__(self, target: Target) -> np.ndarray | None:
     """Returns values [N], bool for shares, NaN where an example does not count.
 
@@ -170,8 +175,8 @@ class PerExample(Protocol):
     """
 
 
-class OfSets(Protocol):
-  """A number for two sets of examples, all of which have a real one; see `PerExample`.
+class OfSets(Described, Protocol):
+  """A number for two sets of examples, all of which have a real one.
 
   Attributes:
     paired: whether a generated example is compared with the real one that it belongs
@@ -179,25 +184,15 @@ class OfSets(Protocol):
       each modality, since it is costly and varies little with what is given.
   """
 
-  name: str
-  better: Better
-  about: str
   paired: bool
 
   def __call__(self, target: Target) -> list[Estimate]:
     """Returns the numbers; none where the metric does not apply."""
 
 
-class OfTuples(Protocol):
-  """A number for tuples of modalities that were generated together; see `PerExample`.
+class OfTuples(Described, Protocol):
+  """A number for modalities that were generated together; `tuples` is always True."""
 
-  Attributes:
-    tuples: always True; it tells this kind of metric from `OfSets`.
-  """
-
-  name: str
-  better: Better
-  about: str
   tuples: bool
 
   def __call__(self, targets: Mapping[str, Target]) -> list[Estimate]:

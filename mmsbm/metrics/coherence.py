@@ -81,7 +81,7 @@ class _ReadsClasses:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coherence(_ReadsClasses):
-  """The accuracy of a reader on generated examples; see there for its options."""
+  """The accuracy of a reader on generated examples."""
 
   name: ClassVar[str] = 'coherence'
   about: ClassVar[str] = (

@@ -123,9 +123,8 @@ def frechet_with_stderr(
   and drops out of the spread. Efron and Stein (1981, Annals of Statistics 9) show
   that a jackknife variance is not too small on average. Measured on Gaussian and
   heavy-tailed features, D = 16 to 64, n = 100 to 500, stderr over true standard
-  deviation: jackknife 0.95 to 1.4, bootstrap 1.0 to 2.7 (for n = 100 and D = 128,
-  1.3 to 1.5 against 4 to 7). It is also cheap: group statistics are subtracted and
-  the reference's eigenvectors shared, so it costs G eigenvalue problems.
+  deviation: jackknife 0.95 to 1.4, bootstrap 1.0 to 2.7. It costs G eigenvalue
+  problems: group statistics are subtracted, the reference's eigenvectors shared.
 
   The reference set is held fixed, as it is when models are compared on one test
   set; a new test set would move all models' numbers together. The error bar is

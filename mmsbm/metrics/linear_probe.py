@@ -6,16 +6,11 @@ import numpy as np
 def linear_probe(
   train: np.ndarray, train_label: np.ndarray, test: np.ndarray
 ) -> np.ndarray:
-  """Fits multinomial logistic regression and predicts, [N] classes.
+  """Fits multinomial logistic regression to latents [K, D]; classes [N] of test [N, D].
 
   As multimodal VAEs are compared (arXiv 2006.08242, 2105.02470), but for dimensions
   being standardised first, with the moments of the training latents. The penalty is
   scikit-learn's default, |w|^2 / 2 beside the summed log loss.
-
-  Args:
-    train: latents [K, D].
-    train_label: their classes [K].
-    test: latents [N, D].
   """
   # A second of imports, which most uses of the program do without.
   from sklearn.linear_model import LogisticRegression
