@@ -20,7 +20,7 @@ from mmsbm.evaluators.base import (
   take,
 )
 from mmsbm.evaluators.evaluation import Evaluation
-from mmsbm.evaluators.tiles import Drawing, lay_out
+from mmsbm.evaluators.tiles import lay_out
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import atomic_path, write_atomic
 from mmsbm.infra.rng import fold_in_name
@@ -83,7 +83,14 @@ def _listing(names: Sequence[str]) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Samples(Evaluator):
-  """Samples and reconstructions of some examples, kept as files.
+  """Samples and reconstructions of N examples of M modalities, kept as files.
+
+  A file has its kind ('unconditional', 'conditional' or 'reconstruction') and title,
+  `observed` and `present` [N, M] (which were given, which the examples have), their
+  `label` [N], -1 where unknown, and for each modality 'draw/NAME' (its kind),
+  'generated/NAME' [N, S, *shape], but of samples from nothing 'given/NAME' (the
+  examples), and but of reconstructions 'nearest/NAME' (training examples nearest to
+  the first samples), both [N, *shape].
 
   Attributes:
     split: where the examples are from.
@@ -178,10 +185,10 @@ class _Artist:
     # Or a kill between the files would leave old pictures of new samples.
     for old in (png, tiles):
       old.unlink(missing_ok=True)
-    drawing = self._drawing(kind, title, observed)
+    arrays = self._arrays(kind, title, observed)
     with atomic_path(path) as temporary, open(temporary, 'wb') as f:
-      np.savez_compressed(f, stamp=np.array(stamp), **drawing.arrays())
-    sheet = lay_out(drawing)
+      np.savez_compressed(f, stamp=np.array(stamp), **arrays)
+    sheet = lay_out(arrays, self._evaluation.problem.modalities)
     write_atomic(tiles, json.dumps(sheet.to_json()) + '\n')
     if has_pictures:
       # Matplotlib is slow to import, and most uses of the program do without.
@@ -190,42 +197,44 @@ class _Artist:
       save_grid(png, **sheet.grid())
     return []
 
-  def _drawing(self, kind: str, title: str, observed: np.ndarray) -> Drawing:
+  def _arrays(self, kind: str, title: str, observed: np.ndarray) -> dict[str, Any]:
+    """What the file holds, see `Samples`."""
     options, evaluation, size = self._options, self._evaluation, len(self.rows)
-    inference, modalities = evaluation.inference, evaluation.problem.modalities
+    inference, problem = evaluation.inference, evaluation.problem
     key = fold_in_name(jax.random.key(options.seed), 'pictures')
     key = fold_in_name(key, title)
     present = np.asarray(self._part.present[self.rows])
     observed = observed & present
-    nearest = None
     if kind == 'reconstruction':
-      x = inference.reconstruct(self._encoded, key=key)
-      generated = tuple(array[:, None] for array in x)
+      x, num_samples = inference.reconstruct(self._encoded, key=key), 1
     else:
-      repeated = np.repeat(np.arange(size), options.num_samples)
+      num_samples = options.num_samples
+      repeated = np.repeat(np.arange(size), num_samples)
       x = inference.sample(
         take(self._encoded, repeated),
         observed[repeated],
         key=key,
         sampling=evaluation.main_sampling,
       )
-      generated = tuple(a.reshape(size, options.num_samples, *a.shape[1:]) for a in x)
-      nearest = tuple(
-        nearest_training_examples(evaluation.problem, m.name, array[:, 0])
-        for m, array in zip(modalities, generated, strict=True)
-      )
     label = self._part.annotations.get(options.annotation)
-    return Drawing(
-      kind=kind,
-      title=title,
-      modalities=modalities,
-      observed=observed,
-      present=present,
-      label=np.full(size, -1) if label is None else np.asarray(label[self.rows]),
-      generated=generated,
-      real=None if kind == 'unconditional' else self._x,
-      nearest=nearest,
-    )
+    out = {
+      'kind': np.array(kind),
+      'title': np.array(title),
+      'modalities': np.array(evaluation.names),
+      'observed': observed,
+      'present': present,
+      'label': np.full(size, -1) if label is None else np.asarray(label[self.rows]),
+    }
+    for m, real, array in zip(problem.modalities, self._x, x, strict=True):
+      generated = array.reshape(size, num_samples, *array.shape[1:])
+      out[f'draw/{m.name}'] = np.array(m.kind_name)
+      out[f'generated/{m.name}'] = generated
+      if kind != 'unconditional':
+        out[f'given/{m.name}'] = real
+      if kind != 'reconstruction':
+        nearest = nearest_training_examples(problem, m.name, generated[:, 0])
+        out[f'nearest/{m.name}'] = nearest
+    return out
 
 
 def _stamp(path: pathlib.Path) -> str | None:
