@@ -42,18 +42,10 @@ class Number:
 def values_of(
   name: str, metric: Metric, target: Target, positions: np.ndarray, size: int
 ) -> np.ndarray | None:
-  """Values of the metric `name` of single examples, at the places of the examples.
+  """Values of a `PerExample` [size], of a target with examples at `positions`.
 
-  Args:
-    name: of the metric, for messages.
-    metric: a `PerExample`.
-    target: k examples.
-    positions: of the k among the examples of the evaluation.
-    size: n, their number.
-
-  Returns:
-    [n], NaN for those that do not count; bool if all do and the metric says shares.
-    None where the metric does not apply.
+  NaN for those that do not count; bool if all do and the metric says shares. None where
+  the metric, which the user calls `name`, does not apply.
   """
   values = metric(target)
   if values is None:

@@ -48,11 +48,8 @@ class ReadingRoom:
   ):
     """Loads nothing yet.
 
-    Args:
-      readers: in the order in which metrics choose among them.
-      variables: of those that are trained in the run, by name.
-      names: of the modalities.
-      inference: what runs compiled readers.
+    Readers stand in the order in which metrics choose among them; `variables` are of
+    those that are trained in the run, `names` of the modalities.
     """
     self._readers, self._names, self._inference = readers, names, inference
     self._loaded = dict(variables)
