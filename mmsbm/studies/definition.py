@@ -21,14 +21,8 @@ from mmsbm.infra.errors import UserError
 
 FINISHED = 'finished.json'
 # What a file that a user wrote may raise while it is imported and called.
-_FILE_ERRORS = (
-  SyntaxError,
-  ImportError,
-  LookupError,
-  AttributeError,
-  TypeError,
-  ValueError,
-)
+_FILE_ERRORS = (SyntaxError, ImportError, LookupError, AttributeError, TypeError,
+                ValueError)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,9 +43,6 @@ class Row:
     borrow: {step: name of the row whose run has it}, as config.borrow with names of
       rows in place of folders.
     mode: of mmsbm.main; 'train' for a row that other rows only borrow steps from.
-
-  Raises:
-    UserError: the name is no name of a folder, or a column cannot be written down.
   """
 
   name: str
@@ -85,11 +76,7 @@ class Row:
 
 
 def load_file(path_and_argument: str, function: str) -> Any:
-  """Calls `function` of a Python file with what stands after the colon, or None.
-
-  Raises:
-    UserError: the file does not exist, or cannot be used.
-  """
+  """Calls `function` of a Python file with what stands after the colon, or None."""
   path, _, argument = path_and_argument.partition(':')
   if not os.path.isfile(path):
     raise UserError(f'there is no file {path}.')
@@ -110,11 +97,7 @@ def _load_config(config: str) -> Mapping[str, Any]:
 
 
 def load_study(study: str) -> list[Row]:
-  """Rows of 'file:argument', each after the rows that it borrows from.
-
-  Raises:
-    UserError: the file cannot be used, or its rows do not fit together.
-  """
+  """Rows of 'file:argument', each after the rows that it borrows from."""
   rows = load_file(study, 'get_study')
   if not all(isinstance(row, Row) for row in rows):
     raise UserError(f'{study}: get_study must return a list of mmsbm.studies.Row.')
@@ -122,47 +105,31 @@ def load_study(study: str) -> list[Row]:
   if len(by_name) < len(rows):
     raise UserError(f'{study} has two rows of one name.')
   for row in rows:
-    _check_borrow(row, by_name)
+    for step, name in row.borrow.items():
+      mistake = f'row {row.name} borrows the step {step!r} from {name!r}, which'
+      if name not in by_name:
+        raise UserError(f'{mistake} is no row.' + nearest(name, by_name))
+      if step in by_name[name].borrow:
+        lender = by_name[name].borrow[step]
+        raise UserError(f'{mistake} borrows it itself: borrow it from {lender!r}.')
   ordered: dict[str, Row] = {}
 
   def append(row: Row, borrowers: tuple[str, ...]) -> None:
     if row.name in borrowers:
       raise UserError(f'{study}: row {row.name} borrows from itself, by way of others.')
-    if row.name not in ordered:
-      for name in row.needs:
-        append(by_name[name], (*borrowers, row.name))
-      ordered[row.name] = row
+    for name in row.needs:
+      append(by_name[name], (*borrowers, row.name))
+    ordered[row.name] = row
 
   for row in rows:
     append(row, ())
   return list(ordered.values())
 
 
-def _check_borrow(row: Row, by_name: Mapping[str, Row]) -> None:
-  for step, name in row.borrow.items():
-    if name not in by_name:
-      raise UserError(
-        f'row {row.name} borrows the step {step!r} from {name!r}, which is no row.'
-        + nearest(name, by_name)
-      )
-    if step in by_name[name].borrow:
-      raise UserError(
-        f'row {row.name} borrows the step {step!r} from {name!r}, which borrows it '
-        f'itself: borrow it from {by_name[name].borrow[step]!r}.'
-      )
-
-
 def select(rows: Sequence[Row], only: str, task: int, num_tasks: int) -> list[Row]:
   """The rows of one task: every num_tasks-th that fits, and what these borrow from.
 
-  Args:
-    rows: of the study, in the order of `load_study`.
-    only: regular expression that fits their names.
-    task: index of the task.
-    num_tasks: tasks that the rows are shared out over.
-
-  Raises:
-    UserError: no row fits, or there is no such task.
+  Rows are in the order of `load_study`; `only` is a regular expression for names.
   """
   try:
     pattern = re.compile(only)
@@ -189,22 +156,21 @@ def _lenders(names: Iterable[str], by_name: Mapping[str, Row]) -> set[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """Rows, and where and how they are run.
+  """All rows of `load_study`, and where and how they are run."""
 
-  Attributes:
-    definition: 'file:argument'.
-    workdir: folder of all runs.
-    settings: 'config.a.b=value' for all rows.
-    rows: all of them, see `load_study`.
-  """
-
-  definition: str
-  workdir: pathlib.Path
-  settings: tuple[str, ...]
+  definition: str  # 'file:argument'
+  workdir: pathlib.Path  # of all runs
+  settings: tuple[str, ...]  # 'config.a.b=value' for all rows
   rows: tuple[Row, ...]
 
   def folder(self, row: Row) -> pathlib.Path:
     return self.workdir / row.name
+
+  def log(self, name: str) -> pathlib.Path:
+    """A file beside the logs of all rows, in a folder that exists."""
+    path = self.workdir / 'logs' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
   def arguments(self, row: Row) -> list[str]:
     """What mmsbm.main is called with, but for the workdir."""
@@ -214,9 +180,9 @@ class Study:
       values['borrow'] = {
         step: os.path.join('..', name) for step, name in row.borrow.items()
       }
-    out = [f'--config={row.config}', f'--mode={row.mode}']
-    out += [f'--config.{key}={_as_text(value)}' for key, value in values.items()]
-    return out + [f'--{setting}' for setting in self.settings]
+    flags = [f'config.{key}={value}' for key, value in values.items()]
+    flags = [f'config={row.config}', f'mode={row.mode}', *flags, *self.settings]
+    return [f'--{flag}' for flag in flags]
 
   def command(self, row: Row) -> str:
     """The command that makes the numbers of a row again, without machine's paths."""
@@ -252,9 +218,7 @@ class Study:
       _override(config, key, value, row.name)
     config = {k: v for k, v in config.items() if k not in ('seed', 'borrow')} | more
     config['data'] = {k: v for k, v in config['data'].items() if k != 'cache_dir'}
-    parts = [VERSION, without_folders(config), self.public_settings]
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha1(text.encode()).hexdigest()[:16]
+    return digest([VERSION, without_folders(config), self.public_settings])
 
   def finished(self, row: Row) -> bool:
     """Whether the row has been run to its end as it is defined now."""
@@ -263,6 +227,12 @@ class Study:
     except (OSError, ValueError):
       return False
     return stored.get('fingerprint') == self.fingerprint(row)
+
+
+def digest(parts: Any) -> str:
+  """Hexadecimal digest of what JSON can write down."""
+  text = json.dumps(parts, sort_keys=True, default=str)
+  return hashlib.sha1(text.encode()).hexdigest()[:16]
 
 
 def without_folders(value: Any) -> Any:
@@ -275,19 +245,13 @@ def without_folders(value: Any) -> Any:
   return 'DIR' if is_folder else value
 
 
-def _as_text(value: Any) -> str:
-  """A value as config_flags reads it."""
-  return value if isinstance(value, str) else repr(value)
-
-
 def _override(config: dict[str, Any], key: str, value: Any, name: str) -> None:
   """Sets a value under a dotted key, as a flag of mmsbm.main does."""
   node: Any = config
-  *folders, last = key.split('.')
-  for index, part in enumerate((*folders, last)):
-    if not isinstance(node, dict) or part not in node:
-      known = node if isinstance(node, dict) else ()
+  *_, last = parts = key.split('.')
+  for part in parts:
+    known = node if isinstance(node, dict) else ()
+    if part not in known:
       raise UserError(f'row {name}: its config has no {key!r}.' + nearest(part, known))
-    if index < len(folders):
-      node = node[part]
-  node[last] = value
+    parent, node = node, node[part]
+  parent[last] = value

@@ -37,9 +37,7 @@ from collections.abc import Sequence
 
 from mmsbm.infra.errors import UserError
 from mmsbm.studies import results, runner, table
-from mmsbm.studies.definition import Row, Study, load_study, select
-
-MODES = ('run', 'table', 'list', 'time')
+from mmsbm.studies.definition import Study, load_study, select
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,25 +52,19 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument('--study', help='file:argument of the definition')
-  parser.add_argument('--workdir', type=pathlib.Path, help='folder of all its runs')
-  parser.add_argument('--results', type=pathlib.Path, help='WORKDIR/results.csv')
-  parser.add_argument('--readme', type=pathlib.Path, help='file to put the table in')
-  parser.add_argument('--figure', type=pathlib.Path, help='PNG of the trade-offs')
-  parser.add_argument('--samples', type=pathlib.Path, help='PNG of samples of methods')
-  parser.add_argument('--only', default='', help='regular expression for names of rows')
-  parser.add_argument('--task', type=int, default=0, help='this one of --num_tasks')
-  parser.add_argument('--num_tasks', type=int, default=1)
-  parser.add_argument('--mode', default='run', choices=MODES)
-  parser.add_argument(
-    '--set', action='append', default=[], metavar='config.KEY=VALUE', dest='settings'
-  )
+  add = parser.add_argument
+  add('--study', help='file:argument of the definition')
+  add('--workdir', type=pathlib.Path, help='folder of all its runs')
+  add('--results', type=pathlib.Path, help='WORKDIR/results.csv')
+  add('--readme', type=pathlib.Path, help='file to put the table in')
+  add('--figure', type=pathlib.Path, help='PNG of the trade-offs')
+  add('--samples', type=pathlib.Path, help='PNG of samples of methods')
+  add('--only', default='', help='regular expression for names of rows')
+  add('--task', type=int, default=0, help='this one of --num_tasks')
+  add('--num_tasks', type=int, default=1)
+  add('--mode', default='run', choices=('run', 'table', 'list', 'time'))
+  add('--set', action='append', default=[], metavar='config.KEY=VALUE', dest='settings')
   args = parser.parse_args(argv)
-  _check(args)
-  return args
-
-
-def _check(args: argparse.Namespace) -> None:
   for setting in args.settings:
     if not re.match(r'config\.[\w.]+=', setting):
       raise UserError(f'--set {setting} is not of the form config.a.b=value.')
@@ -90,27 +82,26 @@ def _check(args: argparse.Namespace) -> None:
     raise UserError('--samples needs the runs: --study and --workdir.')
   if args.mode == 'time' and args.num_tasks > 1:
     raise UserError('--mode=time measures one row after the other: no --num_tasks.')
+  # What the study is called: its results, or else its folder.
+  args.name = args.results.stem if args.results else args.workdir.name
   if args.readme and not args.readme.is_file():
     raise UserError(f'--readme={args.readme}: there is no such file.')
-  if args.readme and table.read_table(args.readme, _name(args)) is None:
+  if args.readme and table.read_table(args.readme, args.name) is None:
     raise UserError(
-      f'{args.readme} lacks the lines <!-- study:{_name(args)} --> and '
+      f'{args.readme} lacks the lines <!-- study:{args.name} --> and '
       '<!-- /study --> to write between.'
     )
-
-
-def _name(args: argparse.Namespace) -> str:
-  """What the study is called: its results, or else its folder."""
-  return args.results.stem if args.results else args.workdir.name
+  return args
 
 
 def execute(args: argparse.Namespace) -> int:
   """Does what the command says; returns the exit code."""
+  outputs = {'readme': args.readme, 'figure': args.figure}
   if not args.study:
     lines = results.read_lines(args.results)
     if not lines:
       raise UserError(f'{args.results} holds no results of a study.')
-    table.write_tables(_name(args), lines, readme=args.readme, figure=args.figure)
+    table.write_tables(args.name, lines, **outputs)
     return 0
   rows = tuple(load_study(args.study))
   study = Study(args.study, args.workdir, tuple(args.settings), rows)
@@ -124,44 +115,29 @@ def execute(args: argparse.Namespace) -> int:
       print(f'{row.name}: {shlex.join(["python", "-m", "mmsbm.main", *words])}')
     return 0
   path = args.results or args.workdir / 'results.csv'
-  stored = results.from_elsewhere(study, path)
+  elsewhere = results.from_elsewhere(study, path)
 
   def publish() -> None:
-    table.write_tables(
-      _name(args),
-      results.collect(study, path),
-      page=args.workdir / 'report' / 'index.html',
-      readme=args.readme,
-      figure=args.figure,
-      samples_figure=args.samples,
-      samples=table.sample_files(study),
-    )
+    lines, page = results.collect(study, path), args.workdir / 'report' / 'index.html'
+    outputs.update(samples_figure=args.samples, samples=table.sample_files(study))
+    table.write_tables(args.name, lines, page=page, **outputs)
 
   failed: dict[str, str] = {}
+  finished = [row for row in chosen if study.finished(row)]
   if args.mode == 'run':
-    todo = [row for row in chosen if not study.finished(row)]
-    runner.log(f'{len(chosen)} rows, {len(chosen) - len(todo)} of them finished')
+    runner.log(f'{len(chosen)} rows, {len(finished)} of them finished')
     failed = runner.run(study, chosen, publish)
   if args.mode == 'time':
-    failed = runner.measure_costs(study, _with_results(study, chosen, stored, path))
+    measured = [row for row in chosen if row in finished or elsewhere[row.name]]
+    if not measured:
+      raise UserError(
+        f'--mode=time measures rows with results: {path} has none of these rows.'
+      )
+    failed = runner.measure_costs(study, measured)
   publish()
   for name, problem in failed.items():
     print(f'failed: {name}: {problem}', file=sys.stderr)
   return 1 if failed else 0
-
-
-def _with_results(
-  study: Study,
-  rows: Sequence[Row],
-  stored: dict[str, list[results.Line]],
-  path: pathlib.Path,
-) -> list[Row]:
-  measured = [row for row in rows if study.finished(row) or stored[row.name]]
-  if not measured:
-    raise UserError(
-      f'--mode=time measures rows with results: {path} has none of these rows.'
-    )
-  return measured
 
 
 def main(argv: Sequence[str]) -> int:

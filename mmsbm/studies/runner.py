@@ -36,7 +36,6 @@ _PARTS = {
 @contextlib.contextmanager
 def locked(path: pathlib.Path, wait: bool) -> Iterator[bool]:
   """Holds a lock that goes with the process; yields whether it was free."""
-  path.parent.mkdir(parents=True, exist_ok=True)
   with open(path, 'w') as f:
     try:
       fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -50,27 +49,36 @@ def log(text: str) -> None:
   print(f'{time.strftime("%H:%M:%S")} {text}', file=sys.stderr, flush=True)
 
 
-def run_row(study: Study, row: Row) -> str:
-  """Runs one row; returns what went wrong, or ''."""
-  path = study.workdir / 'logs' / f'{row.name}.log'
-  workdir = study.folder(row)
-  command = [*PROGRAM, *study.arguments(row), f'--workdir={workdir}']
-  start = time.monotonic()
+def _execute(
+  study: Study, row: Row, program: Sequence[str], log_name: str, **streams: Any
+) -> tuple[str, str | None]:
+  """Runs a program on a row; returns what went wrong, or '', and its output."""
+  path = study.log(log_name)
+  command = [*program, f'--workdir={study.folder(row)}']
   log(f'{row.name} ...')
   with open(path, 'a') as f:
-    process = subprocess.run(command, stdout=f, stderr=f)
+    process = subprocess.run(
+      command, **{'stdout': f, 'stderr': f, **streams}, text=True
+    )
+  if not process.returncode:
+    return '', process.stdout
+  lines = path.read_text(errors='replace').strip().splitlines() or ['']
+  return f'exit code {process.returncode}: {lines[-1]} ({path})', None
+
+
+def run_row(study: Study, row: Row) -> str:
+  """Runs one row; returns what went wrong, or ''."""
+  start = time.monotonic()
+  program = [*PROGRAM, *study.arguments(row)]
+  problem, _ = _execute(study, row, program, f'{row.name}.log')
+  if problem:
+    log(f'{row.name} failed: {problem}')
+    return problem
   seconds = time.monotonic() - start
-  if process.returncode:
-    return _problem(process.returncode, path)
   marker = {'fingerprint': study.fingerprint(row), 'seconds': round(seconds, 1)}
-  write_atomic(workdir / FINISHED, json.dumps(marker) + '\n')
+  write_atomic(study.folder(row) / FINISHED, json.dumps(marker) + '\n')
   log(f'{row.name} finished in {seconds:.0f} s')
   return ''
-
-
-def _problem(code: int, path: pathlib.Path) -> str:
-  lines = path.read_text(errors='replace').strip().splitlines() or ['']
-  return f'exit code {code}: {lines[-1]} ({path})'
 
 
 def run(
@@ -98,15 +106,12 @@ def run(
       elif not all(study.finished(by_name[name]) for name in row.needs):
         waiting.append(row)
       else:
-        lock = study.workdir / 'logs' / f'{row.name}.lock'
-        with locked(lock, wait=False) as is_free:
+        with locked(study.log(f'{row.name}.lock'), wait=False) as is_free:
           if not is_free:
             waiting.append(row)
           elif not study.finished(row):
-            problem = run_row(study, row)
-            if problem:
+            if problem := run_row(study, row):
               failed[row.name] = problem
-              log(f'{row.name} failed: {problem}')
             else:
               publish()
     if len(waiting) == len(pending):
@@ -117,7 +122,7 @@ def run(
 
 
 def measure_costs(study: Study, rows: Sequence[Row]) -> dict[str, str]:
-  """Writes COSTS: what the programs of rows cost, unless it is known.
+  """Writes COSTS, what the programs of rows cost, unless it is known.
 
   Returns:
     {name: what went wrong} of the rows that failed.
@@ -127,16 +132,14 @@ def measure_costs(study: Study, rows: Sequence[Row]) -> dict[str, str]:
     key = study.program(row)
     if row.mode != 'run' or key in known:
       continue
-    folder, path = study.folder(row), study.workdir / 'logs' / f'{row.name}.cost.log'
-    command = [*BENCHMARK, *study.arguments(row), *_TIMED, f'--workdir={folder}']
-    log(f'{row.name} ...')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'w') as f:
-      process = subprocess.run(command, stdout=subprocess.PIPE, stderr=f, text=True)
-    if process.returncode:
-      failed[row.name] = _problem(process.returncode, path)
+    program = [*BENCHMARK, *study.arguments(row), *_TIMED]
+    problem, output = _execute(
+      study, row, program, f'{row.name}.cost.log', stdout=subprocess.PIPE
+    )
+    if problem:
+      failed[row.name] = problem
       continue
-    measured = [json.loads(line) for line in process.stdout.splitlines()]
+    measured = [json.loads(line) for line in output.splitlines()]
     known[key] = {
       'row': row.name,
       'seconds': {m['stage']: m['seconds'] for m in measured if 'stage' in m},
@@ -161,27 +164,23 @@ def read_costs(study: Study) -> dict[str, dict[str, Any]]:
 
 def timed_costs(measured: Mapping[str, Any]) -> dict[str, float]:
   """{metric: value} of an entry of `read_costs`."""
+  known = measured['seconds']
   out = {'seconds_per_sample': measured['seconds_per_sample']}
   for part, steps in _PARTS.items():
-    known = measured['seconds']
-    seconds = [known[step] for step in steps if step in known]
-    if seconds:
-      out[f'{part}_seconds'] = round(sum(seconds), 2)
+    if not known.keys().isdisjoint(steps):
+      out[f'{part}_seconds'] = round(sum(known.get(step, 0) for step in steps), 2)
   return out
 
 
 def run_costs(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, float]:
-  """Parameters and seconds of training of a run, those of borrowed steps included.
+  """{metric: value} of the parameters and the seconds of training of a run.
 
-  What the run that a step is borrowed from does not tell is left out: the time, if that
-  run has other modalities.
+  Those of borrowed steps are included, as far as the run that has them tells: the time
+  is left out if that run has other modalities.
 
   Args:
     folder: of the run.
     record: its run.json.
-
-  Returns:
-    {metric: value}.
   """
   config = record['config']
   borrow = config.get('borrow', {})

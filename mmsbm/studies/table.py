@@ -5,12 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from mmsbm.infra.files import write_atomic
-from mmsbm.report import (
-  compare_samples,
-  tables,
-  trade_off_figure,
-  write_study_report,
-)
+from mmsbm.report import compare_samples, tables, trade_off_figure, write_study_report
 from mmsbm.studies.definition import Study
 from mmsbm.studies.results import Line
 from mmsbm.studies.runner import log
@@ -26,16 +21,11 @@ def write_tables(
   samples_figure: pathlib.Path | None = None,
   samples: Mapping[str, pathlib.Path] | None = None,
 ) -> None:
-  """Writes what has a path.
+  """Writes what has a path, of the study `name` with the results `lines`.
 
-  Args:
-    name: of the study.
-    lines: of its results.
-    page: HTML with all tables and curves.
-    readme: Markdown file that has the marks of the study.
-    figure: PNG of coherence against quality.
-    samples_figure: PNG of what the methods make of the same examples.
-    samples: {method: its file of samples}, see `sample_files`.
+  The page is HTML with all tables and curves; `readme` has the marks of the study;
+  `figure` is coherence against quality; `samples_figure` is what the methods make of
+  the same examples, from `samples`, see `sample_files`.
   """
   if page:
     log(f'Report: {write_study_report(page, name, lines, samples)}')
@@ -47,8 +37,7 @@ def write_tables(
   if readme:
     insert_table(readme, name, tables.markdown(lines))
   if figure:
-    picture = trade_off_figure(lines)
-    if picture:
+    if picture := trade_off_figure(lines):
       write_atomic(figure, picture)
     else:
       log('no --figure: there are no two methods yet to set against each other')
