@@ -16,60 +16,44 @@ from mmsbm.data import store
 from mmsbm.infra.errors import UserError
 
 WHOLE = None
-
-
-# Quiet ones first: the digit must be what most of an example's variance is. Two are
-# parts of a photograph, the dark leaves beside the flower and the sky over the tower.
-# name -> (package, path inside it, box (left, top, right, bottom) or WHOLE, licence
-# as the package states it).
+# Package, path inside it, and licence as the package states it.
+_FLOWER = ('sklearn', 'datasets/images/flower.jpg', 'CC BY 2.0 vultilion')
+_CHINA = ('sklearn', 'datasets/images/china.jpg', 'CC BY 2.0 danielbuechele')
+# Name -> the same and a box (left, top, right, bottom) or WHOLE. Quiet ones first: the
+# digit must be what most of an example's variance is. Two are parts of a photograph,
+# the dark leaves beside the flower and the sky over the tower.
 BUNDLED = {
-  'leaves': (
-    'sklearn',
-    'datasets/images/flower.jpg',
-    (450, 0, 640, 380),
-    'CC BY 2.0 vultilion',
-  ),
-  'hubble': ('skimage', 'data/hubble_deep_field.jpg', WHOLE, 'public domain, NASA'),
-  'retina': ('skimage', 'data/retina.jpg', WHOLE, 'CC0'),
-  'sky': (
-    'sklearn',
-    'datasets/images/china.jpg',
-    (340, 0, 640, 130),
-    'CC BY 2.0 danielbuechele',
-  ),
-  'cell': ('skimage', 'data/cell.png', WHOLE, 'CC0'),
-  'flower': ('sklearn', 'datasets/images/flower.jpg', WHOLE, 'CC BY 2.0 vultilion'),
-  'coffee': ('skimage', 'data/coffee.png', WHOLE, 'CC0'),
-  'camera': ('skimage', 'data/camera.png', WHOLE, 'CC0'),
-  'china': ('sklearn', 'datasets/images/china.jpg', WHOLE, 'CC BY 2.0 danielbuechele'),
-  'astronaut': ('skimage', 'data/astronaut.png', WHOLE, 'public domain, NASA'),
+  'leaves': (*_FLOWER, (450, 0, 640, 380)),
+  'hubble': ('skimage', 'data/hubble_deep_field.jpg', 'public domain, NASA', WHOLE),
+  'retina': ('skimage', 'data/retina.jpg', 'CC0', WHOLE),
+  'sky': (*_CHINA, (340, 0, 640, 130)),
+  'cell': ('skimage', 'data/cell.png', 'CC0', WHOLE),
+  'flower': (*_FLOWER, WHOLE),
+  'coffee': ('skimage', 'data/coffee.png', 'CC0', WHOLE),
+  'camera': ('skimage', 'data/camera.png', 'CC0', WHOLE),
+  'china': (*_CHINA, WHOLE),
+  'astronaut': ('skimage', 'data/astronaut.png', 'public domain, NASA', WHOLE),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Background:
-  """A photograph.
+  """A photograph."""
 
-  Attributes:
-    pixels: [H, W, 3] uint8.
-    fingerprint: digest of its file, and the part of it that is used.
-    credit: name and, where it is known, the licence.
-  """
-
-  pixels: np.ndarray
-  fingerprint: str
-  credit: str
+  pixels: np.ndarray  # [H, W, 3] uint8
+  fingerprint: str  # digest of its file, and the part of it that is used
+  credit: str  # name and, where it is known, the licence
 
 
 def load_backgrounds(
   names_or_dir: Sequence[str] | str, count: int, *, min_size: int = 28
 ) -> tuple[Background, ...]:
-  """Reads `count` photographs.
+  """Reads `count` photographs, the first of those that are named.
 
   Args:
     names_or_dir: names from `BUNDLED`, or a folder whose jpg and png files are
       taken in the order of their names.
-    count: how many are needed; further ones are ignored.
+    count: how many are needed.
     min_size: smallest height and width that will do.
   """
   if isinstance(names_or_dir, str):
@@ -85,7 +69,7 @@ def load_backgrounds(
     sources = []
     for name in names_or_dir:
       path = find_bundled(name)
-      *_, box, licence = BUNDLED[name]
+      *_, licence, box = BUNDLED[name]
       sources.append((path, f'{name} ({licence})', box))
     place = f'{len(names_or_dir)} names are given: {tuple(names_or_dir)}'
   if len(sources) < count:

@@ -36,6 +36,7 @@ class Split:
   annotations: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
+    shape = len(self), len(self.arrays)
     for name, array in self.arrays.items():
       if array.ndim < 1 or len(array) != len(self):
         raise UserError(
@@ -46,12 +47,10 @@ class Split:
       if not isinstance(array, np.memmap):
         for start, rows in in_blocks(array):
           check_finite(name, rows, start)
-    if self.present.shape != (len(self), len(self.arrays)) or (
-      self.present.dtype != bool
-    ):
+    if self.present.shape != shape or self.present.dtype != bool:
       raise UserError(
         f"'present' is {self.present.dtype} {self.present.shape}; it must be bool "
-        f'{(len(self), len(self.arrays))}: [examples, modalities].'
+        f'{shape}: [examples, modalities].'
       )
     for name, array in self.annotations.items():
       is_label = array.ndim == 1 and array.dtype == np.int32
@@ -66,10 +65,7 @@ class Split:
     return len(self.present)
 
   def take(self, indices: np.ndarray) -> dict[str, Any]:
-    """Copies rows into memory.
-
-    Args:
-      indices: [n] int.
+    """Copies the rows with `indices` [n] into memory.
 
     Returns:
       {'x': {name: [n, *shape]}, 'present': [n, M] bool, 'annotations': {name: [n] or
@@ -135,14 +131,7 @@ class MultimodalDataset:
           )
 
   def check(self, modalities: Sequence[Modality]) -> None:
-    """Refuses examples that are not what the config says of their modalities.
-
-    Args:
-      modalities: those of the config, by the names of this dataset.
-
-    Raises:
-      UserError: other modalities, or one of them has another shape, type or range.
-    """
+    """Refuses examples that are not what the config says of their modalities."""
     names = tuple(modality.name for modality in modalities)
     if names != tuple(self.modalities):
       raise UserError(
@@ -156,10 +145,7 @@ class MultimodalDataset:
           modality.check(rows)
 
   def digests(self) -> dict[str, str]:
-    """Digests of the first training examples of every modality.
-
-    They tell whether runs of different modalities mean the same by one name.
-    """
+    """Digests of the first training examples, which tell whether names mean the same."""
     arrays = self.splits['train'].arrays
     first = {name: np.ascontiguousarray(arrays[name][:64]) for name in self.modalities}
     return {n: hashlib.sha1(a.tobytes()).hexdigest()[:16] for n, a in first.items()}
@@ -182,6 +168,12 @@ def check_count(name: str, value: int, minimum: int = 1) -> int:
       f'data.{name} is {value!r}; it must be a whole number of at least {minimum}.'
     )
   return int(value)
+
+
+def check_counts(num_train: int, num_val: int, num_test: int) -> dict[str, int]:
+  """Returns the numbers of examples by split, all of at least 1."""
+  counts = dict(zip(SPLITS, (num_train, num_val, num_test), strict=True))
+  return {split: check_count(f'num_{split}', num) for split, num in counts.items()}
 
 
 def in_blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -5,14 +5,13 @@ and scikit-image carry photographs: a small PolyMNIST made of the project's own
 dependencies.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from mmsbm.data import backgrounds, polymnist_recipe, store
-from mmsbm.data.dataset import CLASS, MultimodalDataset, check_count
+from mmsbm.data.dataset import MultimodalDataset, check_count, check_counts
 from mmsbm.infra.errors import UserError
 from mmsbm.modalities.base import Modality
 
@@ -47,16 +46,10 @@ def split_instances(seed: int) -> dict[str, np.ndarray]:
 
 
 def random_affine(rng: np.random.Generator, num: int, strength: float) -> np.ndarray:
-  """Draws small deformations, as `warp` takes them.
+  """Draws small deformations [num, 2, 3] float32, as `warp` takes them.
 
-  Args:
-    rng: source of randomness.
-    num: how many.
-    strength: 1 is rotation within +-0.17 rad, scale within +-10 %, shear within
-      +-0.1, shift within +-0.6 input pixels; 0 is no deformation.
-
-  Returns:
-    [num, 2, 3] float32.
+  Strength 1 is rotation within +-0.17 rad, scale within +-10 %, shear within +-0.1 and
+  shift within +-0.6 input pixels; 0 is no deformation.
   """
   limits = strength * np.array([0.17, 0.1, 0.1, 0.6, 0.6])
   angle, scale, shear, *shift = rng.uniform(-limits, limits, (num, 5)).T
@@ -109,19 +102,13 @@ def vary_backgrounds(
   photographs: Sequence[backgrounds.Background], count: int
 ) -> tuple[backgrounds.Background, ...]:
   """The photographs over and over again, each time in the next of `VARIANTS`."""
-  out = []
-  for i in range(count):
-    photograph = photographs[i % len(photographs)]
-    variant = i // len(photographs)
-    if variant:
-      colour = np.array(VARIANTS[variant], np.uint8)
-      photograph = dataclasses.replace(
-        photograph,
-        # On 8 bits, flipping every bit is 255 - v.
-        pixels=photograph.pixels ^ colour,
-        fingerprint=f'{photograph.fingerprint} ^ {VARIANTS[variant]}',
-      )
-    out.append(photograph)
+  out = list(photographs[:count])
+  for i in range(len(photographs), count):
+    photograph, colour = out[i % len(photographs)], VARIANTS[i // len(photographs)]
+    # On 8 bits, flipping every bit is 255 - v.
+    pixels = photograph.pixels ^ np.array(colour, np.uint8)
+    fingerprint = f'{photograph.fingerprint} ^ {colour}'
+    out.append(backgrounds.Background(pixels, fingerprint, photograph.credit))
   return tuple(out)
 
 
@@ -157,13 +144,8 @@ def build(
     memory_limit_gb: see `store.prepare`.
   """
   names = tuple(modality.name for modality in modalities)
-  photos = tuple(photos)
   seed = check_count('seed', seed, minimum=0)
-  counts = {
-    'train': check_count('num_train', num_train),
-    'val': check_count('num_val', num_val),
-    'test': check_count('num_test', num_test),
-  }
+  counts = check_counts(num_train, num_val, num_test)
   if not 2 <= len(names) <= MAX_MODALITIES:
     raise UserError(
       f"The dataset 'digits' has 2 to {MAX_MODALITIES} modalities, not {len(names)}."
@@ -176,50 +158,45 @@ def build(
       'at least 0, and the threshold below 16.'
     )
   loaded = backgrounds.load_backgrounds(
-    photos, min(len(names), len(backgrounds.BUNDLED))
+    tuple(photos), min(len(names), len(backgrounds.BUNDLED))
   )
   photographs = vary_backgrounds(loaded, len(names))
 
   def write(writer: store.Writer) -> str:
     digits, digit_labels = load_instances()
-    for split, rows in split_instances(seed).items():
-      instances, instance_labels = digits[rows], digit_labels[rows]
+    rows_of_split = split_instances(seed)
+
+    def make_split(split: str, num: int) -> polymnist_recipe.Examples:
+      rows = rows_of_split[split]
+      instances = digits[rows]
       plain = warp(instances, image_size) > threshold
 
-      def draw_masks(rng, indices, split=split, instances=instances, plain=plain):
+      def draw_masks(rng, indices):
         if split != 'train' or not augment:
           return plain[indices]
         affine = random_affine(rng, len(indices), augment)
         return warp(instances[indices], image_size, affine) > threshold
 
-      labels, images = polymnist_recipe.make_examples(
-        split, instance_labels, draw_masks, photographs, counts[split], seed
+      return polymnist_recipe.make_examples(
+        split, digit_labels[rows], draw_masks, photographs, num, seed
       )
-      writer.annotate(split, CLASS, labels)
-      for name, pixels in zip(names, images, strict=True):
-        writer.write(split, name, pixels)
-    return (
-      f'digits: {len(names)} modalities of {image_size}x{image_size} pixels, '
-      + '/'.join(f'{n:,}' for n in counts.values())
-      + ' train/val/test examples of the 1,797 digits of scikit-learn (UCI, CC BY 4.0)'
-      + ' on '
-      + ', '.join(p.credit for p in loaded)
+
+    origin = 'of the 1,797 digits of scikit-learn (UCI, CC BY 4.0) on '
+    origin += ', '.join(photograph.credit for photograph in loaded)
+    return polymnist_recipe.write_examples(
+      writer, 'digits', names, counts, make_split, origin
     )
 
+  key = {
+    'recipe': [polymnist_recipe.VERSION, _VERSION],
+    'counts': counts,
+    'image_size': int(image_size),
+    'threshold': float(threshold),
+    'augment': float(augment),
+    'seed': seed,
+    'digits': store.fingerprint(instances_path()),
+    'photos': [p.fingerprint for p in photographs],
+  }
   return store.prepare(
-    'digits',
-    names,
-    cache_dir,
-    {
-      'recipe': [polymnist_recipe.VERSION, _VERSION],
-      'counts': counts,
-      'image_size': int(image_size),
-      'threshold': float(threshold),
-      'augment': float(augment),
-      'seed': seed,
-      'digits': store.fingerprint(instances_path()),
-      'photos': [p.fingerprint for p in photographs],
-    },
-    write,
-    memory_limit_gb=memory_limit_gb,
+    'digits', names, cache_dir, key, write, memory_limit_gb=memory_limit_gb
   )

@@ -7,12 +7,13 @@ else. It serves every source of digits: `digits.py` and `polymnist.py` differ in
 where their masks come from.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from mmsbm.data.backgrounds import Background
-from mmsbm.data.dataset import SPLITS
+from mmsbm.data.dataset import CLASS, SPLITS
+from mmsbm.data.store import Writer
 
 VERSION = 1
 # Keeps the temporary arrays of a block within a processor's cache.
@@ -20,6 +21,8 @@ _BLOCK = 512
 
 # (rng, instance indices [n]) -> [n, S, S] bool, True where the digit is.
 DrawMasks = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+# Labels [num] int32, and images [num, S, S, 3] uint8, one modality after the other.
+Examples = tuple[np.ndarray, Iterable[np.ndarray]]
 
 
 def draw_labels(
@@ -39,16 +42,9 @@ def pair_instances(
 ) -> np.ndarray:
   """Draws an instance of the right class for each example of one modality.
 
-  The examples of a class meet an independent random permutation of the class's
-  instances; where the instances run out, a fresh permutation of them follows.
-
-  Args:
-    rng: a generator of this modality alone.
-    instance_labels: [I] classes of the instances.
-    labels: [N] classes of the examples.
-
-  Returns:
-    [N] indices of instances.
+  The examples of a class, `labels` [N], meet an independent random permutation of the
+  class's instances, `instance_labels` [I]; where these run out, a fresh permutation of
+  them follows. `rng` is of this modality alone. Returns indices of instances [N].
   """
   indices = np.empty(len(labels), np.int64)
   for label in np.unique(labels):
@@ -68,13 +64,9 @@ def composite(
   Corners are uniform on all positions where the crop fits, 0..W-S and 0..H-S;
   the published generator leaves the last of each out (0..W-S-1).
 
-  Args:
-    rng: draws the corners.
-    masks: [N, S, S] bool.
-    background: [H, W, 3] uint8.
-
   Returns:
-    [N, S, S, 3] uint8: the crop's value v off the digit, 255 - v on it.
+    [N, S, S, 3] uint8: the crop's value v off the digit, where the masks [N, S, S] are
+    False, and 255 - v on it. The background is [H, W, 3] uint8.
   """
   num, size = masks.shape[:2]
   height, width = background.shape[:2]
@@ -84,23 +76,6 @@ def composite(
   images = np.moveaxis(windows[top, left], 1, -1)  # copies [N, 3, S, S]
   # On 8 bits, flipping every bit is 255 - v.
   return images ^ (masks.astype(np.uint8) * 255)[..., None]
-
-
-def make_modality(
-  rng: np.random.Generator,
-  instance_labels: np.ndarray,
-  labels: np.ndarray,
-  draw_masks: DrawMasks,
-  background: np.ndarray,
-) -> np.ndarray:
-  """Images [N, S, S, 3] uint8 of one modality for examples of classes `labels`."""
-  indices = pair_instances(rng, instance_labels, labels)
-  return np.concatenate(
-    [
-      composite(rng, draw_masks(rng, indices[i : i + _BLOCK]), background)
-      for i in range(0, len(indices), _BLOCK)
-    ]
-  )
 
 
 def make_rng(seed: int, split: str, modality: int | None = None) -> np.random.Generator:
@@ -122,7 +97,7 @@ def make_examples(
   backgrounds: Sequence[Background],
   num: int,
   seed: int,
-) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+) -> Examples:
   """Makes the examples of one split.
 
   Args:
@@ -132,16 +107,46 @@ def make_examples(
     backgrounds: one photograph per modality.
     num: number of examples; may exceed the number of instances.
     seed: of the whole dataset.
-
-  Returns:
-    Labels [num] int32, and an iterator over the modalities' images
-    [num, S, S, 3] uint8 that makes one modality at a time.
   """
   labels = draw_labels(make_rng(seed, split), instance_labels, num).astype(np.int32)
-  images = (
-    make_modality(
-      make_rng(seed, split, m), instance_labels, labels, draw_masks, b.pixels
+
+  def make_modality(m: int) -> np.ndarray:
+    rng = make_rng(seed, split, m)
+    indices = pair_instances(rng, instance_labels, labels)
+    blocks = (indices[i : i + _BLOCK] for i in range(0, num, _BLOCK))
+    pixels = backgrounds[m].pixels
+    return np.concatenate(
+      [composite(rng, draw_masks(rng, rows), pixels) for rows in blocks]
     )
-    for m, b in enumerate(backgrounds)
+
+  return labels, map(make_modality, range(len(backgrounds)))
+
+
+def write_examples(
+  writer: Writer,
+  dataset: str,
+  modalities: Sequence[str],
+  counts: Mapping[str, int],
+  make_split: Callable[[str, int], Examples],
+  origin: str,
+) -> str:
+  """Writes counts[split] examples of each split, and describes them.
+
+  Args:
+    writer: see `store.prepare`.
+    dataset: its name.
+    modalities: their names.
+    counts: numbers of examples.
+    make_split: makes so many examples of a split.
+    origin: where digits and photographs are from.
+  """
+  for split, num in counts.items():
+    labels, images = make_split(split, num)
+    writer.annotate(split, CLASS, labels)
+    for name, pixels in zip(modalities, images, strict=True):
+      writer.write(split, name, pixels)
+  size, numbers = pixels.shape[1], '/'.join(f'{n:,}' for n in counts.values())
+  return (
+    f'{dataset}: {len(modalities)} modalities of {size}x{size} pixels, {numbers} '
+    f'train/val/test examples {origin}'
   )
-  return labels, images

@@ -32,10 +32,9 @@ class Row:
   Attributes:
     name: of its folder.
     config: 'file:arguments', as in --config.
-    columns: what the table says of it, by default its name. The runs of several seeds
-      have the same columns, and no other rows have; 'group', 'paired', 'unpaired' and
-      'modalities' are known to the figures. Keys and values are text without '|' and
-      ':'.
+    columns: what the table says of it, by default its name; text without '|' and ':'.
+      Runs that differ by their seed have the same columns, and no other rows have;
+      'group', 'paired', 'unpaired' and 'modalities' are known to the figures.
     overrides: {dotted key of the config: value}. A dictionary replaces the whole
       section, so {'energy': {}} leaves that step out.
     sampling_columns: {name in config.samplings: columns that differ for it}.
@@ -177,9 +176,7 @@ class Study:
     values = {'seed': row.seed, **row.overrides}
     if row.borrow:
       # Seen from the folder of the row: the whole study can be moved.
-      values['borrow'] = {
-        step: os.path.join('..', name) for step, name in row.borrow.items()
-      }
+      values['borrow'] = {step: f'../{name}' for step, name in row.borrow.items()}
     flags = [f'config.{key}={value}' for key, value in values.items()]
     flags = [f'config={row.config}', f'mode={row.mode}', *flags, *self.settings]
     return [f'--{flag}' for flag in flags]
@@ -189,9 +186,9 @@ class Study:
     workdir = self.workdir
     if workdir.is_absolute() or '..' in workdir.parts:
       workdir = pathlib.Path('runs/studies', workdir.name)
-    words = ['python', '-m', 'mmsbm.studies', f'--study={self.definition}']
-    words += [f'--workdir={workdir}', f'--only=^{row.name}$']
-    return shlex.join([*words, *(f'--set={s}' for s in self.public_settings)])
+    flags = [f'study={self.definition}', f'workdir={workdir}', f'only=^{row.name}$']
+    flags += [f'set={setting}' for setting in self.public_settings]
+    return shlex.join(['python', '-m', 'mmsbm.studies', *(f'--{f}' for f in flags)])
 
   @property
   def public_settings(self) -> list[str]:
@@ -241,8 +238,7 @@ def without_folders(value: Any) -> Any:
     return {key: without_folders(child) for key, child in value.items()}
   if isinstance(value, (list, tuple)):
     return [without_folders(child) for child in value]
-  is_folder = isinstance(value, str) and re.match(r'[~./]', value) and os.sep in value
-  return 'DIR' if is_folder else value
+  return 'DIR' if isinstance(value, str) and re.match(r'[~./].*/|/', value) else value
 
 
 def _override(config: dict[str, Any], key: str, value: Any, name: str) -> None:

@@ -47,15 +47,11 @@ _MEASURED = (
 _MEASURING = ('samplings', 'decoder_sampler', 'decoder_guidance', 'evaluate')
 
 
-def _columns(text: str) -> dict[str, str]:
-  return dict(part.split(': ', 1) for part in text.split(' | '))
-
-
 _READ: dict[str, Callable[[str], Any]] = {
   **dict.fromkeys(('num_given', 'n', 'nfe', 'seed', 'step', 'modalities'), int),
   **dict.fromkeys(('stderr', 'paired_fraction'), float),
   'value': json.loads,
-  'columns': _columns,
+  'columns': lambda text: dict(part.split(': ', 1) for part in text.split(' | ')),
 }
 
 
@@ -131,11 +127,10 @@ def _lines_of_run(study: Study, row: Row) -> list[Line]:
   lines = []
   for result in measured:
     if is_average(result, common['modalities']):
-      special = row.sampling_columns.get(result.get('sampling'), {})
-      # A value that is not finite stays, as None.
-      line = common | {'columns': {**row.columns, **special}, 'value': result['value']}
+      columns = {**row.columns, **row.sampling_columns.get(result.get('sampling'), {})}
       kept = {k: result[k] for k in _MEASURED if result.get(k) is not None}
-      lines.append(line | kept)
+      # A value that is not finite stays, as None.
+      lines.append(common | {'columns': columns, 'value': result['value']} | kept)
   return lines + _costs(common, run_costs(folder, record))
 
 
@@ -175,11 +170,7 @@ def collect(study: Study, path: pathlib.Path) -> list[Line]:
 
 
 def from_elsewhere(study: Study, path: pathlib.Path) -> dict[str, list[Line]]:
-  """{name: lines of the files} of every row of the study.
-
-  Raises:
-    UserError: they were measured with other --set, so they are of no row of this study.
-  """
+  """{name: lines of the files} of every row of the study, all with its settings."""
   lines: dict[str, list[Line]] = {row.name: [] for row in study.rows}
   settings = [f'--set={setting}' for setting in study.public_settings]
   for line in read_lines(path):

@@ -86,13 +86,8 @@ def run(
 ) -> dict[str, str]:
   """Runs the rows that are not finished and that no other process is running.
 
-  Args:
-    study: the whole.
-    rows: those to run, each after the rows that it borrows from.
-    publish: called without arguments after each row that was run.
-
-  Returns:
-    {name: what went wrong} of the rows that failed.
+  Rows stand after those they borrow from; `publish` is called after each that was run.
+  Returns {name: what went wrong} of the rows that failed.
   """
   failed: dict[str, str] = {}
   by_name = {row.name: row for row in study.rows}
@@ -122,11 +117,7 @@ def run(
 
 
 def measure_costs(study: Study, rows: Sequence[Row]) -> dict[str, str]:
-  """Writes COSTS, what the programs of rows cost, unless it is known.
-
-  Returns:
-    {name: what went wrong} of the rows that failed.
-  """
+  """Writes COSTS, what the programs of rows cost, unless it is known; see `run`."""
   failed, known = {}, read_costs(study)
   for row in rows:
     key = study.program(row)
@@ -164,11 +155,19 @@ def read_costs(study: Study) -> dict[str, dict[str, Any]]:
 
 def timed_costs(measured: Mapping[str, Any]) -> dict[str, float]:
   """{metric: value} of an entry of `read_costs`."""
-  known = measured['seconds']
-  out = {'seconds_per_sample': measured['seconds_per_sample']}
+  seconds = _by_part(
+    'seconds', {s: [value] for s, value in measured['seconds'].items()}
+  )
+  return {'seconds_per_sample': measured['seconds_per_sample']} | seconds
+
+
+def _by_part(what: str, values: Mapping[str, list[float | None]]) -> dict[str, float]:
+  """Sums of {step: values} by `_PARTS`; none where a value is not known."""
+  out = {}
   for part, steps in _PARTS.items():
-    if not known.keys().isdisjoint(steps):
-      out[f'{part}_seconds'] = round(sum(known.get(step, 0) for step in steps), 2)
+    numbers = [number for step in steps for number in values.get(step, ())]
+    if numbers and None not in numbers:
+      out[f'{part}_{what}'] = round(sum(numbers), 2)
   return out
 
 
@@ -176,33 +175,24 @@ def run_costs(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, floa
   """{metric: value} of the parameters and the seconds of training of a run.
 
   Those of borrowed steps are included, as far as the run that has them tells: the time
-  is left out if that run has other modalities.
-
-  Args:
-    folder: of the run.
-    record: its run.json.
+  is left out if that run has other modalities. `record` is the run.json of `folder`.
   """
   config = record['config']
   borrow = config.get('borrow', {})
   lenders = {step: _lender(folder, path) for step, path in borrow.items() if path}
   autoencoders = {f'unimodal/{name}' for name in config['modalities']}
-  out: dict[str, float] = {}
-  for part, steps in _PARTS.items():
-    seconds, parameters = [], []
-    for step in (step for step in steps if step in record['steps']):
-      source = lenders.get(step, record)
-      is_same = source['config']['modalities'].keys() == config['modalities'].keys()
-      seconds.append(source['timings'].get(f'train {step}') if is_same else None)
-      parameters += [
-        count
-        for learner, count in source['parameters'].items()
-        if learner.split('/')[0] == step
-        and (step != 'unimodal' or learner in autoencoders)
-      ]
-    if parameters:
-      out[f'{part}_parameters'] = sum(parameters)
-    if seconds and None not in seconds:
-      out[f'{part}_seconds'] = round(sum(seconds), 2)
+  seconds, parameters = {}, {}
+  for step in record['steps']:
+    source = lenders.get(step, record)
+    is_same = source['config']['modalities'].keys() == config['modalities'].keys()
+    seconds[step] = [source['timings'].get(f'train {step}') if is_same else None]
+    parameters[step] = [
+      count
+      for learner, count in source['parameters'].items()
+      if learner.split('/')[0] == step
+      and (step != 'unimodal' or learner in autoencoders)
+    ]
+  out = _by_part('parameters', parameters) | _by_part('seconds', seconds)
   if 'seconds_per_sample' in record:
     out['seconds_per_sample'] = record['seconds_per_sample']['value']
   return out
