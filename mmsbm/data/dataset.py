@@ -145,7 +145,7 @@ class MultimodalDataset:
           modality.check(rows)
 
   def digests(self) -> dict[str, str]:
-    """Digests of the first training examples, which tell whether names mean the same."""
+    """Digests of the first training examples: do names mean the same in two runs?"""
     arrays = self.splits['train'].arrays
     first = {name: np.ascontiguousarray(arrays[name][:64]) for name in self.modalities}
     return {n: hashlib.sha1(a.tobytes()).hexdigest()[:16] for n, a in first.items()}

@@ -4,7 +4,7 @@ import gzip
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -30,15 +30,7 @@ Mnist = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def read_idx(path: pathlib.Path, magic: int) -> np.ndarray:
-  """Reads an idx file of bytes, gzipped or not.
-
-  Args:
-    path: the file.
-    magic: 2051 for images, 2049 for labels.
-
-  Returns:
-    uint8 array of the shape that the file states.
-  """
+  """Reads an idx file of bytes, gzipped or not; `magic` is 2051 or 2049 for labels."""
   try:
     data = pathlib.Path(path).read_bytes()
     if data[:2] == b'\x1f\x8b':
@@ -85,7 +77,11 @@ def read_pair(
 def read(folder: str, *, verify_checksums: bool = True) -> Mnist:
   """Reads the four official files of MNIST from a folder."""
   find(folder, verify_checksums=verify_checksums)
-  paths = [pathlib.Path(folder).expanduser() / name for name in FILES]
+  return read_files([pathlib.Path(folder).expanduser() / name for name in FILES])
+
+
+def read_files(paths: Sequence[pathlib.Path]) -> Mnist:
+  """Reads the four files in the order of `FILES`."""
   return {'train': read_pair(*paths[:2]), 'test': read_pair(*paths[2:])}
 
 
@@ -132,20 +128,13 @@ def split_instances(mnist: Mnist, seed: int) -> Mnist:
 
 def make_split(
   split: str,
+  num: int,
+  *,
   instances: Mnist,
   photographs: Sequence[backgrounds.Background],
-  num: int,
   seed: int,
-) -> tuple[np.ndarray, Iterator[np.ndarray]]:
-  """Labels [num] and one array of images [num, 28, 28, 3] after another.
-
-  Args:
-    split: 'train', 'val' or 'test'.
-    instances: result of `split_instances`.
-    photographs: one per modality.
-    num: number of examples.
-    seed: of the dataset.
-  """
+) -> polymnist_recipe.Examples:
+  """Examples [num, 28, 28, 3] of the result of `split_instances`."""
   images, labels = instances[split]
   if not len(labels):
     raise UserError(f'There are no MNIST digits for the {split} split.')

@@ -7,16 +7,18 @@ the splits before they are paired: 5/6 of MNIST's train file are the train split
 
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import PIL.Image
 
 from mmsbm.data import backgrounds, mnist, polymnist_recipe, store
-from mmsbm.data.dataset import CLASS, MultimodalDataset, check_count
+from mmsbm.data.dataset import MultimodalDataset, check_count, check_counts
+from mmsbm.data.polymnist_recipe import write_examples
 from mmsbm.infra.errors import UserError
 from mmsbm.modalities.base import Modality
 
@@ -65,8 +67,7 @@ def build(
     tfds_dir: for 'tfds', its data folder; empty for the TFDS default.
     num_train: examples; more than instances repeat them on fresh crops. For
       'png', at most so many.
-    num_val: the same for the validation split.
-    num_test: the same for the test split.
+    num_val, num_test: the same for the other splits.
     verify_checksums: for 'idx', insist on the published files.
     standin: for 'idx' without `mnist_dir`, read the files of `write_idx_standin`:
       for trying the program where MNIST is not at hand.
@@ -74,15 +75,12 @@ def build(
     memory_limit_gb: see `store.prepare`.
   """
   names = tuple(modality.name for modality in modalities)
-  counts = {
-    'train': check_count('num_train', num_train),
-    'val': check_count('num_val', num_val),
-    'test': check_count('num_test', num_test),
-  }
+  counts = check_counts(num_train, num_val, num_test)
   key = {'recipe': [polymnist_recipe.VERSION, _VERSION], 'counts': counts}
   if source == 'png':
     root = pathlib.Path(png_dir).expanduser()
     pngs = _list_pngs(png_dir, names, counts)
+    counts = {split: len(split_pngs) for split, split_pngs in pngs.items()}
     sizes = '\n'.join(
       f'{split}/{m}/{png} {(root / split / m / png).stat().st_size}'
       for split, split_pngs in pngs.items()
@@ -90,7 +88,19 @@ def build(
       for png in split_pngs
     )
     key['png'] = hashlib.md5(sizes.encode()).hexdigest()
-    write = _png_writer(root, names, pngs)
+
+    def make_split(split: str, num: int) -> polymnist_recipe.Examples:
+      files = pngs[split]
+      labels = [int(_PNG_NAME.fullmatch(file)[2]) for file in files]
+      images = (
+        np.stack([_read_png(root / split / m / f) for f in files]) for m in names
+      )
+      return np.array(labels, np.int32), images
+
+    def write(writer: store.Writer) -> str:
+      origin = 'as published (MNIST: CC BY-SA 3.0)'
+      return write_examples(writer, 'polymnist', names, counts, make_split, origin)
+
   else:
     seed = check_count('seed', seed, minimum=0)
     if source == 'idx':
@@ -107,36 +117,21 @@ def build(
       background_dir or tuple(backgrounds.BUNDLED), len(names)
     )
     key |= {'photos': [p.fingerprint for p in photographs], 'seed': seed}
-    write = _recipe_writer(read, names, photographs, counts, seed)
+
+    def write(writer: store.Writer) -> str:
+      digits = read()
+      instances = mnist.split_instances(digits, seed)
+      make_split = functools.partial(
+        mnist.make_split, instances=instances, photographs=photographs, seed=seed
+      )
+      total = sum(len(labels) for _, labels in digits.values())
+      origin = f'of {total:,} digits (MNIST: CC BY-SA 3.0) on '
+      origin += ', '.join(photograph.credit for photograph in photographs)
+      return write_examples(writer, 'polymnist', names, counts, make_split, origin)
+
   return store.prepare(
     'polymnist', names, cache_dir, key, write, memory_limit_gb=memory_limit_gb
   )
-
-
-def _recipe_writer(
-  read: Callable[[], mnist.Mnist],
-  modalities: Sequence[str],
-  photographs: Sequence[backgrounds.Background],
-  counts: Mapping[str, int],
-  seed: int,
-) -> Callable[[store.Writer], str]:
-  def write(writer):
-    digits = read()
-    instances = mnist.split_instances(digits, seed)
-    for split, num in counts.items():
-      labels, images = mnist.make_split(split, instances, photographs, num, seed)
-      writer.annotate(split, CLASS, labels)
-      for name, pixels in zip(modalities, images, strict=True):
-        writer.write(split, name, pixels)
-    total = sum(len(labels) for _, labels in digits.values())
-    return (
-      f'polymnist: {len(modalities)} modalities of 28x28 pixels, '
-      + '/'.join(f'{n:,}' for n in counts.values())
-      + f' train/val/test examples of {total:,} digits (MNIST: CC BY-SA 3.0) on '
-      + ', '.join(p.credit for p in photographs)
-    )
-
-  return write
 
 
 def _list_pngs(
@@ -155,19 +150,17 @@ def _list_pngs(
       folder = root / split / m
       if not folder.is_dir():
         raise UserError(f'The folder {folder} of modality {m!r} does not exist.')
-      matches = [_PNG_NAME.fullmatch(entry.name) for entry in os.scandir(folder)]
+      matches = map(_PNG_NAME.fullmatch, os.listdir(folder))
       found = sorted(
         (int(match[1]), int(match[2]), match[0]) for match in matches if match
       )
       expected = result.setdefault(split, found)
-      for i in range(max(len(found), len(expected))):
-        a, b = (
-          files_[i][2] if i < len(files_) else None for files_ in (found, expected)
-        )
+      no_file = (0, 0, 'no file')
+      for a, b in itertools.zip_longest(found, expected, fillvalue=no_file):
         if a != b:
           raise UserError(
-            f'{folder} has {a or "no file"} where {root / split / modalities[0]} has '
-            f'{b or "no file"}: index and digit must agree in all modalities.'
+            f'{folder} has {a[2]} where {root / split / modalities[0]} has {b[2]}: '
+            'index and digit must agree in all modalities.'
           )
     if not result[split]:
       raise UserError(
@@ -177,34 +170,15 @@ def _list_pngs(
   return result
 
 
-def _png_writer(
-  root: pathlib.Path, modalities: Sequence[str], names: Mapping[str, list[str]]
-) -> Callable[[store.Writer], str]:
-  def read(path):
-    try:
-      with PIL.Image.open(path) as image:
-        pixels = np.asarray(image.convert('RGB'))
-    except (OSError, ValueError, SyntaxError) as error:
-      raise UserError(f'The image {path} cannot be read: {error}') from error
-    if pixels.shape != (mnist.SIZE, mnist.SIZE, 3):
-      raise UserError(
-        f'The image {path} has {pixels.shape[1]}x{pixels.shape[0]} pixels instead of '
-        '28x28.'
-      )
-    return pixels[None]
-
-  def write(writer):
-    for split, split_names in names.items():
-      labels = [int(name.split('.')[-2]) for name in split_names]
-      writer.annotate(split, CLASS, np.array(labels, np.int32))
-      for m in modalities:
-        blocks = (read(root / split / m / name) for name in split_names)
-        shape = (len(split_names), mnist.SIZE, mnist.SIZE, 3)
-        writer.write_blocks(split, m, shape, np.uint8, blocks)
-    return (
-      f'polymnist: {len(modalities)} modalities of 28x28 pixels, '
-      + '/'.join(f'{len(n):,}' for n in names.values())
-      + ' train/val/test examples as published (MNIST: CC BY-SA 3.0)'
+def _read_png(path: pathlib.Path) -> np.ndarray:
+  try:
+    with PIL.Image.open(path) as image:
+      pixels = np.asarray(image.convert('RGB'))
+  except (OSError, ValueError, SyntaxError) as error:
+    raise UserError(f'The image {path} cannot be read: {error}') from error
+  if pixels.shape != (mnist.SIZE, mnist.SIZE, 3):
+    raise UserError(
+      f'The image {path} has {pixels.shape[1]}x{pixels.shape[0]} pixels instead of '
+      '28x28.'
     )
-
-  return write
+  return pixels

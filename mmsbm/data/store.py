@@ -114,9 +114,9 @@ def prepare(
   """Opens the prepared dataset, building it first where it is not there yet.
 
   Args:
-    name: of the dataset; begins the name of its folder.
+    name: of the dataset; begins the name of its folder in `cache_dir`.
     modalities: names, in order.
-    cache_dir: folder that holds all prepared datasets.
+    cache_dir: holds all prepared datasets.
     key_fields: everything the content depends on, as JSON: the version of the
       recipe, all arguments, digests of the source files (`fingerprint`).
     build: writes every modality of every split (and optionally `PRESENT` and
@@ -226,9 +226,8 @@ def _open(
         present = np.ones((num_examples, len(modalities)), bool)
       splits[split] = Split(arrays, present, annotations)
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise UserError(f'The prepared dataset cannot be read ({error}); {advice}') from (
-      error
-    )
+    message = f'The prepared dataset cannot be read ({error}); {advice}'
+    raise UserError(message) from error
   # Labels that are all unknown are no classes.
   num_classes = {name: count for name, count in num_classes.items() if count}
   return MultimodalDataset(modalities, splits, num_classes, digest, source)

@@ -10,7 +10,6 @@ arguments, bit for bit.
 
 import dataclasses
 import io
-import urllib.parse
 
 import numpy as np
 import PIL.Image
@@ -24,17 +23,9 @@ _MNIST_URL = 'https://storage.googleapis.com/cvdf-datasets/mnist/'
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class PolymnistConfig(tfds.core.BuilderConfig):
-  """Arguments of `polymnist.build`, and the number of modalities.
+  """Arguments of `polymnist.build`, and the number of modalities m0, m1, ...
 
-  Attributes:
-    num_modalities: they are called m0, m1, ...
-    mnist_dir: folder of MNIST's four files; empty to download them.
-    background_dir: folder of photographs; empty for the bundled ones.
-    num_train: examples of the split 'train'.
-    num_val: examples of the split 'validation'.
-    num_test: examples of the split 'test'.
-    verify_checksums: insist on the published files in `mnist_dir`.
-    seed: of everything drawn.
+  Without `mnist_dir` MNIST is downloaded. `num_val` is of the split 'validation'.
   """
 
   num_modalities: int = 5
@@ -75,15 +66,8 @@ class ExtendedPolymnist(tfds.core.GeneratorBasedBuilder):
     if config.mnist_dir:
       digits = mnist.read(config.mnist_dir, verify_checksums=config.verify_checksums)
     else:
-      names = ('train-images-idx3', 'train-labels-idx1')
-      names += ('t10k-images-idx3', 't10k-labels-idx1')
-      paths = dl_manager.download(
-        [urllib.parse.urljoin(_MNIST_URL, f'{name}-ubyte.gz') for name in names]
-      )
-      digits = {
-        'train': mnist.read_pair(*paths[:2]),
-        'test': mnist.read_pair(*paths[2:]),
-      }
+      paths = dl_manager.download([_MNIST_URL + name for name in mnist.FILES])
+      digits = mnist.read_files(paths)
     instances = mnist.split_instances(digits, config.seed)
     return {
       'train': self._generate_examples('train', instances, config.num_train),
@@ -96,7 +80,9 @@ class ExtendedPolymnist(tfds.core.GeneratorBasedBuilder):
     photographs = backgrounds.load_backgrounds(
       config.background_dir or tuple(backgrounds.BUNDLED), config.num_modalities
     )
-    labels, images = mnist.make_split(split, instances, photographs, num, config.seed)
+    labels, images = mnist.make_split(
+      split, num, instances=instances, photographs=photographs, seed=config.seed
+    )
     images = list(images)
     for i, label in enumerate(labels.tolist()):
       example = {f'm{m}': pixels[i] for m, pixels in enumerate(images)}
@@ -122,11 +108,7 @@ class Mnist(tfds.image_classification.MNIST, skip_registration=True):
 
 
 def read_mnist(data_dir: str = '') -> mnist.Mnist:
-  """Reads MNIST from TFDS, downloading and preparing it on first use.
-
-  Args:
-    data_dir: of TFDS; empty for its default.
-  """
+  """Reads MNIST from TFDS, or its default `data_dir`; it is prepared on first use."""
   result = {}
   try:
     builder = Mnist(data_dir=data_dir or None, file_format='array_record')
