@@ -123,8 +123,9 @@ def is_number(value: float | None) -> bool:
 
 
 def check_least(options: Any, least: int, *names: str) -> None:
-  """Refuses fields of `options` that are below `least`, 0 or 1."""
+  """Refuses fields of `options` that are no whole numbers of at least 0 or 1."""
   bound = 'be positive' if least else 'not be negative'
   for name in names:
-    if getattr(options, name) < least:
-      raise UserError(f'{name} is {getattr(options, name)}; it must {bound}.')
+    value = getattr(options, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+      raise UserError(f'{name} is {value!r}; it must {bound}, a whole number.')

@@ -63,9 +63,11 @@ def measured_subsets(
 
 def check_num_given(num_given: tuple[int, ...], num_modalities: int) -> None:
   """Refuses numbers of given modalities that leave none to generate."""
+  if not isinstance(num_given, tuple):
+    raise UserError(f'num_given is {num_given!r}; it must be a list of whole numbers.')
   for count in num_given:
-    if not 0 < count < num_modalities:
+    if not isinstance(count, int) or not 0 < count < num_modalities:
       raise UserError(
         f'num_given: of {num_modalities} modalities, 1 to {num_modalities - 1} can be '
-        f'given, not {count}.'
+        f'given, not {count!r}.'
       )

@@ -225,6 +225,14 @@ def test_mistakes_of_numbers_are_said_before_training(fakes):
       dict(evaluators={'samples': {'num_samples': 0}}),
       'samples: num_samples is 0; it must be positive',
     ),
+    (
+      dict(evaluators={'conditional': {'num_given': 2}}),
+      'num_given is 2; it must be a list of whole numbers',
+    ),
+    (
+      dict(evaluators={'samples': {'num_examples': 2.5}}),
+      'num_examples is 2.5; it must be positive, a whole number',
+    ),
     (dict(evaluators={'samples': {'split': 'x'}}), "samples: split='x' is not one of"),
     (
       dict(evaluators={'likelihood': {'num_importance_samples': 0}}),
