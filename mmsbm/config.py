@@ -104,7 +104,7 @@ def find(table: Table, name: Any) -> Callable[..., Any]:
     if not callable(part):
       raise UserError(f'{name!r} is no class or function.')
     return part
-  if name not in table:
+  if not isinstance(name, str) or name not in table:
     raise UserError(
       f'unknown component {name!r}; choose from {sorted(table)}, or name a part of '
       "your own as 'package.module:Class'." + nearest(name, table)
@@ -208,8 +208,9 @@ class Section(Mapping):
 
   def find(self, key: str, table: Table) -> Callable[..., Any]:
     """Returns the part whose name stands under a key; see `find`."""
+    name = self[key]
     try:
-      return find(table, self[key])
+      return find(table, name)
     except UserError as e:
       raise UserError(f'{self.place(key)}: {e}') from e
 
@@ -271,7 +272,7 @@ class Section(Mapping):
   def choice(self, key: str, choices: Collection[str]) -> str:
     """Returns a word that is one of the choices."""
     value = self[key]
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
       raise UserError(
         f'{self.place(key)}={value!r} is not one of {sorted(choices)}.'
         + nearest(value, choices)

@@ -94,6 +94,8 @@ def test_find_imports(name, expected):
     ),
     (3, 'unknown component 3'),
     (None, 'unknown component None'),
+    ({'name': 'part'}, 'unknown component {'),
+    (['part'], 'unknown component'),
     (
       'no_such_module:Part',
       "'no_such_module:Part' cannot be imported: No module named",
@@ -270,6 +272,8 @@ def test_section_says_where_a_function_cannot_be_called():
     UserError, match="^config.score.weighting: unknown component 'edm"
   ):
     SCORE.find('weighting', TABLE)
+  with pytest.raises(UserError, match='^config.score.nothing is missing.$'):
+    SCORE.find('nothing', TABLE)
 
 
 def test_section_names_a_place_once():
@@ -321,6 +325,8 @@ def test_choice():
     UserError, match=r"^config.score.weighting='edm' is not one of \['edn', 'u'\]. Did"
   ):
     SCORE.choice('weighting', ('u', 'edn'))
+  with pytest.raises(UserError, match='^config.score.network={.* is not one of'):
+    SCORE.choice('network', {'edm': 1})
 
 
 def test_known():

@@ -28,6 +28,7 @@ from mmsbm.models.score_based import ScoreBasedModel, ScoreSampling
 from mmsbm.samplers.conditioning import CONDITIONING, Noised, TimeZero
 from mmsbm.samplers.dpm_solver import DPMSolver
 from mmsbm.samplers.heun import Heun
+from mmsbm.samplers.predictor_corrector import PredictorCorrector
 
 LAYOUT = LatentLayout((1, 3, 2))
 D = LAYOUT.total
@@ -418,3 +419,44 @@ def test_refiners_see_what_is_decoded_and_nothing_else_changes(small):
   assert np.abs(again[1] - before[1]).min() > 50
   cost = refined.num_evaluations('default', 1) - model.num_evaluations('default', 1)
   assert cost == 2 * SAMPLER_OF_REFINERS.num_evaluations == 2 * 5
+
+
+# --- what it says of itself ---------------------------------------------------
+
+
+def test_describe_names_what_differs_from_defaults(small):
+  free, energy = ClassifierFree(scale=1.5), Energy(scale=0.5, noise_max=2.0)
+  ways = {
+    'plain': sampling(Heun(num_steps=3), Noised()),
+    'both': sampling(DPMSolver(num_steps=4, stochastic=True), guidance=(free, energy)),
+  }
+  model, _ = make_model(VP(), **ways)
+  assert model.describe('plain') == {
+    'sampler': 'heun(num_steps=3)', 'conditioning': 'noised()', 'guidance': '',
+  }  # fmt: skip
+  both = model.describe('both')
+  assert both['guidance'] == (
+    'classifier_free(scale=1.5) + energy(scale=0.5, noise_max=2.0)'
+  )
+  assert both['sampler'].startswith('dpm_solver(') and 'num_steps=4' in both['sampler']
+  assert both['conditioning'] == 'time_zero()'
+
+
+def test_uses_names_the_steps_that_a_result_depends_on():
+  terms = {'guided': Energy(scale=1.0), 'free': ClassifierFree(scale=1.0)}
+  ways = {k: sampling(Heun(num_steps=3), guidance=(g,)) for k, g in terms.items()}
+  model, _ = make_model(VP(), **ways)
+  refined = dataclasses.replace(model, refiners=(_Shift(model.autoencoders[0]),))
+  encoded = {'unimodal', 'latents'}
+  assert model.uses(None) == model.uses(None, decodes=False) == encoded
+  assert model.uses('free') == encoded | {'score'}
+  assert model.uses('guided') == encoded | {'score', 'energy'}
+  assert refined.uses(None) == encoded | {'refiner'}
+  assert refined.uses(None, decodes=False) == encoded
+  assert refined.uses('guided') == encoded | {'score', 'energy', 'refiner'}
+
+
+def test_couples_rows_where_the_sampler_does():
+  coupled = PredictorCorrector(num_steps=2, batch_norms=True)
+  model, _ = make_model(VP(), coupled=sampling(coupled))
+  assert model.couples_rows('coupled') and not model.couples_rows('default')
