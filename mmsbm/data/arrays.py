@@ -6,6 +6,7 @@ need not fit in memory; a member of an .npz has to.
 """
 
 import contextlib
+import functools
 import pathlib
 import zipfile
 import zlib
@@ -89,21 +90,24 @@ def build(
       f'data.files names {sorted(files)}, but the modalities are {list(names)}.'
     )
   arrays = {name: _load(files[name], name) for name in names}
-  first, num = names[0], len(arrays[names[0]])
+  num = len(arrays[names[0]])
   for name, array in arrays.items():
-    _check_rows(f'Modality {name!r}', array, num, first)
+    _check_rows(f'Modality {name!r}', array, num, names[0])
     if array.dtype.kind not in 'biuf':
       raise UserError(f'Modality {name!r} holds {array.dtype}, not numbers.')
-  known = {
-    name: _load_annotation(location, name, num, first)
-    for name, location in annotations.items()
-  }
+
+  def load(location: str, member: str) -> np.ndarray:
+    array = np.asarray(_load(location, member))
+    _check_rows(location, array, num, names[0])
+    return array
+
+  known = {n: _annotation(n, load(where, n), where) for n, where in annotations.items()}
   if labels:
-    known[CLASS] = _load_labels(labels, store.LABELS, num, first)
-  present_rows = _load_present(present, num, arrays) if present else None
+    known[CLASS] = _labels(load(labels, store.LABELS), labels)
+  given = _load_present(present, num, len(names)) if present else None
   seed = check_count('seed', seed, minimum=0)
   if split_file:
-    which = _load_integers(split_file, 'split', num, first)
+    which = _integers(load(split_file, 'split'), split_file)
     if not np.isin(which, (0, 1, 2)).all():
       raise UserError(f'{split_file} must hold 0 (train), 1 (val) and 2 (test) only.')
     rows = {name: np.flatnonzero(which == i) for i, name in enumerate(SPLITS)}
@@ -115,79 +119,73 @@ def build(
 
   def write(writer: store.Writer) -> str:
     for split_name, indices in rows.items():
-      found = np.ones((len(indices), len(names)), bool)
-      if present_rows is not None:
-        found = present_rows[indices]
-      for m, name in enumerate(names):
-        _write_rows(writer, split_name, name, arrays[name], indices, found[:, m])
+      found = (
+        np.ones((len(indices), len(names)), bool) if given is None else given[indices]
+      )
+      for (name, array), here in zip(arrays.items(), found.T, strict=True):
+        dtype = {'f': np.float32, 'b': np.uint8}.get(array.dtype.kind, array.dtype)
+        blocks = _blocks(name, array, indices, here, given is None, dtype)
+        shape = (len(indices), *array.shape[1:])
+        writer.write_blocks(split_name, name, shape, dtype, blocks)
       writer.write(split_name, store.PRESENT, found)
       for name, values in known.items():
         writer.annotate(split_name, name, values[indices])
-    return (
-      'arrays: '
-      + ', '.join(f'{name} {list(a.shape[1:])} {a.dtype}' for name, a in arrays.items())
-      + '; '
-      + '/'.join(f'{len(indices):,}' for indices in rows.values())
-      + ' train/val/test examples'
-    )
+    kinds = ', '.join(f'{n} {list(a.shape[1:])} {a.dtype}' for n, a in arrays.items())
+    numbers = '/'.join(f'{len(indices):,}' for indices in rows.values())
+    return f'arrays: {kinds}; {numbers} train/val/test examples'
 
-  def _write_rows(writer, split_name, name, array, indices, found):
-    """Copies rows; finds the missing ones unless they are given; they become zero."""
-    dtype = {'f': np.dtype(np.float32), 'b': np.dtype(np.uint8)}.get(
-      array.dtype.kind, array.dtype
-    )
-    step = max(1, _BLOCK_BYTES // max(1, array[:1].nbytes))
-
-    def blocks():
-      for start in range(0, len(indices), step):
-        part = indices[start : start + step]
-        block = array[part]
-        here = found[start : start + step]  # a view: the column is filled in
-        if array.dtype.kind == 'f':
-          flat = block.reshape(len(block), -1)
-          if present_rows is None:
-            here[:] = ~np.isnan(flat).all(axis=1)
-          finite = np.isfinite(flat).all(axis=1) | ~here
-          if not finite.all():
-            raise UserError(
-              f'Modality {name!r} has NaN or infinite values in row '
-              f'{part[np.argmin(finite)]} of its file; a missing example is NaN '
-              'throughout, or False in data.present.'
-            )
-        block = block.astype(dtype)
-        block[~here] = 0
-        yield block
-
-    shape = (len(indices), *array.shape[1:])
-    writer.write_blocks(split_name, name, shape, dtype, blocks())
-
-  locations = [*files.values(), *annotations.values(), labels, present, split_file]
-  paths = {_parse(location)[0] for location in locations if location}
-  digests = {path: store.fingerprint(path) for path in paths}
+  @functools.cache
+  def fingerprint(path: pathlib.Path) -> str:
+    return store.fingerprint(path)
 
   def content(location: str) -> list[str] | None:
     """Content, not place: a folder that was moved is the same dataset."""
     path, member = _parse(location)
-    return [digests[path], member] if location else None
+    return [fingerprint(path), member] if location else None
 
+  locations = [*(files[name] for name in names), labels, present, split_file]
   key = {
     'recipe': _VERSION,
-    'files': [
-      content(location)
-      for location in [*(files[name] for name in names), labels, present, split_file]
-    ],
+    'files': [content(location) for location in locations],
     'split': None if split_file else [[float(s) for s in split], seed],
   }
   if annotations:
     key['annotations'] = {n: content(where) for n, where in annotations.items()}
   return store.prepare(
-    'arrays',
-    names,
-    cache_dir,
-    key,
-    write,
-    memory_limit_gb=memory_limit_gb,
+    'arrays', names, cache_dir, key, write, memory_limit_gb=memory_limit_gb
   )
+
+
+def _blocks(
+  name: str,
+  array: np.ndarray,
+  indices: np.ndarray,
+  found: np.ndarray,
+  find_missing: bool,
+  dtype: np.dtype,
+) -> Iterator[np.ndarray]:
+  """Yields rows of a modality; those that are not `found` [n] become zero.
+
+  With `find_missing` that column is filled in.
+  """
+  step = max(1, _BLOCK_BYTES // max(1, array[:1].nbytes))
+  for start in range(0, len(indices), step):
+    part = indices[start : start + step]
+    block, here = array[part], found[start : start + step]
+    if array.dtype.kind == 'f':
+      flat = block.reshape(len(block), -1)
+      if find_missing:
+        here[:] = ~np.isnan(flat).all(axis=1)
+      finite = np.isfinite(flat).all(axis=1) | ~here
+      if not finite.all():
+        raise UserError(
+          f'Modality {name!r} has NaN or infinite values in row '
+          f'{part[np.argmin(finite)]} of its file; a missing example is NaN '
+          'throughout, or False in data.present.'
+        )
+    block = block.astype(dtype)
+    block[~here] = 0
+    yield block
 
 
 def _parse(location: str) -> tuple[pathlib.Path, str]:
@@ -260,36 +258,18 @@ def _check_rows(what: str, array: np.ndarray, num: int, first: str) -> None:
     )
 
 
-def _load_integers(location: str, name: str, num: int, first: str) -> np.ndarray:
-  """Loads [N] whole numbers as int64."""
-  array = np.asarray(_load(location, name))
-  _check_rows(location, array, num, first)
+def _integers(array: np.ndarray, location: str) -> np.ndarray:
+  """Whole numbers [N] as int64."""
   if array.ndim != 1 or array.dtype.kind not in 'iu':
     raise UserError(
-      f'{location} is {array.dtype} {array.shape}; it must be integers ({num},).'
+      f'{location} is {array.dtype} {array.shape}; it must be integers ({len(array)},).'
     )
   return array.astype(np.int64)
 
 
-def _load_annotation(location: str, name: str, num: int, first: str) -> np.ndarray:
-  """Loads class labels [N] as int32 or properties [N, A] as uint8."""
-  array = np.asarray(_load(location, name))
-  if array.ndim == 1:
-    return _load_labels(location, name, num, first)
-  _check_rows(location, array, num, first)
-  if (
-    array.ndim != 2 or array.dtype.kind not in 'biu' or not np.isin(array, (0, 1)).all()
-  ):
-    raise UserError(
-      f'{location} is {array.dtype} {array.shape}; the annotation {name!r} must be '
-      f'integers ({num},), or 0 and 1 ({num}, A).'
-    )
-  return array.astype(np.uint8)
-
-
-def _load_labels(location: str, name: str, num: int, first: str) -> np.ndarray:
-  """Loads class labels [N] as int32."""
-  labels = _load_integers(location, name, num, first)
+def _labels(array: np.ndarray, location: str) -> np.ndarray:
+  """Class labels [N] as int32."""
+  labels = _integers(array, location)
   if labels.min(initial=0) < -1 or labels.max(initial=0) >= 2**31 - 1:
     raise UserError(
       f'The labels in {location} must be 0 to K - 1, or -1 where unknown; they are '
@@ -298,14 +278,25 @@ def _load_labels(location: str, name: str, num: int, first: str) -> np.ndarray:
   return labels.astype(np.int32)
 
 
-def _load_present(
-  location: str, num: int, arrays: Mapping[str, np.ndarray]
-) -> np.ndarray:
+def _annotation(name: str, array: np.ndarray, location: str) -> np.ndarray:
+  """Class labels [N] as int32 or properties [N, A] as uint8."""
+  if array.ndim == 1:
+    return _labels(array, location)
+  is_binary = array.dtype.kind in 'biu' and np.isin(array, (0, 1)).all()
+  if array.ndim != 2 or not is_binary:
+    raise UserError(
+      f'{location} is {array.dtype} {array.shape}; the annotation {name!r} must be '
+      f'integers ({len(array)},), or 0 and 1 ({len(array)}, A).'
+    )
+  return array.astype(np.uint8)
+
+
+def _load_present(location: str, num: int, num_modalities: int) -> np.ndarray:
   present = np.asarray(_load(location, store.PRESENT))
-  if present.shape != (num, len(arrays)) or not np.isin(present, (0, 1)).all():
+  if present.shape != (num, num_modalities) or not np.isin(present, (0, 1)).all():
     raise UserError(
       f'{location} is {present.dtype} {present.shape}; it must be True or False for '
-      f'each of {num} examples and {len(arrays)} modalities.'
+      f'each of {num} examples and {num_modalities} modalities.'
     )
   return present.astype(bool)
 
@@ -335,10 +326,8 @@ def _standin_file(cache_dir: str) -> str:
 def write_standin(path: pathlib.Path, num: int = 600, seed: int = 0) -> None:
   """Writes a small .npz as a user may have it: four kinds, some examples missing.
 
-  Made from the digits of scikit-learn. Members: image uint8 [N, 16, 16, 1];
-  attributes 0/1 [N, 4], properties of the number; profile float [N, 16], sums over
-  rows and columns of *another* instance of the digit, a tenth of them missing; number
-  [N], the digit; labels [N].
+  Made from the digits of scikit-learn; the profile is sums over rows and columns of
+  *another* instance of the digit, a tenth of them missing.
   """
   pixels, labels = digits.load_instances()
   rng = np.random.default_rng(seed)
@@ -349,12 +338,11 @@ def write_standin(path: pathlib.Path, num: int = 600, seed: int = 0) -> None:
   profile = np.concatenate([pixels[other].sum(1), pixels[other].sum(2)], 1) / 64
   properties = [label % 2, label > 4, np.isin(label, (0, 6, 8, 9)), label % 3 == 0]
   profile[rng.random(num) < 0.1] = np.nan
+  image = np.rint(digits.warp(pixels[rows], 16) * (255 / 16)).astype(np.uint8)
   with files_lib.atomic_path(path) as temporary, open(temporary, 'wb') as f:
     np.savez(
       f,
-      image=np.rint(digits.warp(pixels[rows], 16) * (255 / 16)).astype(np.uint8)[
-        ..., None
-      ],
+      image=image[..., None],
       attributes=np.stack(properties, 1).astype(np.uint8),
       profile=profile,
       number=label,

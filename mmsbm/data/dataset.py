@@ -24,8 +24,7 @@ class Split:
   Attributes:
     arrays: modality name -> [N, *shape]; may be `np.memmap`. Rows of absent
       modalities are zero.
-    present: [N, M] bool, whether the example has the modality; columns in the
-      order of the dataset's modalities.
+    present: [N, M] bool, whether the example has the modality.
     annotations: name -> what is known of the examples and no modality: class labels
       [N] int32, -1 where unknown, or properties [N, A] uint8 of 0 and 1. The labels
       of a dataset that has one sort of them are called 'class'.

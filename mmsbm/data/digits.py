@@ -62,19 +62,11 @@ def random_affine(rng: np.random.Generator, num: int, strength: float) -> np.nda
 
 
 def warp(images: np.ndarray, size: int, affine: np.ndarray | None = None) -> np.ndarray:
-  """Resamples images bilinearly, pixel centres aligned, zero outside.
+  """Resamples images [N, s, s] to [N, size, size] float32, bilinearly, zero outside.
 
-  Output pixel i lies at input position (i + 0.5) * s / size - 0.5 before the
-  deformation about the centre.
-
-  Args:
-    images: [N, s, s] float32.
-    size: height and width of the result.
-    affine: [N, 2, 3], the input position (y, x) relative to the centre is
-      affine @ (y, x, 1) of the output's; None for none.
-
-  Returns:
-    [N, size, size] float32.
+  Pixel centres are aligned: output pixel i lies at input position
+  (i + 0.5) * s / size - 0.5. Then the input position (y, x) relative to the centre is
+  affine @ (y, x, 1) of the output's, for `affine` [N, 2, 3].
   """
   num, side = images.shape[:2]
   centre = (side - 1) / 2
@@ -133,8 +125,7 @@ def build(
       i // 10 of its colours.
     cache_dir: folder of prepared datasets.
     num_train: examples, made of 1,197 instances of a digit.
-    num_val: examples, made of 150 further instances.
-    num_test: examples, made of the remaining 450 instances.
+    num_val, num_test: examples, made of 150 further and of the other 450 instances.
     image_size: height and width, 16 to 28.
     photos: names from `backgrounds.BUNDLED`.
     threshold: grey level, of 0..16, above which a pixel belongs to the digit.

@@ -17,22 +17,11 @@ def batch_indices(
   process_index: int = 0,
   process_count: int = 1,
 ) -> np.ndarray:
-  """Examples of one training step.
+  """Examples [batch_size / process_count] int64 of one training step, out of `size`.
 
-  The permutations of all epochs lie end to end, and step s takes the s-th
-  stretch of `batch_size`. A batch may straddle epochs; no example is dropped.
-
-  Args:
-    seed: of the order.
-    step: from 0.
-    size: number of examples.
-    batch_size: of all processes together.
-    process_index: this process takes its share of the batch, disjoint from the
-      others'.
-    process_count: number of processes; divides `batch_size`.
-
-  Returns:
-    [batch_size / process_count] int64.
+  The permutations of all epochs lie end to end, and step s takes the s-th stretch of
+  `batch_size`, which each process takes its own share of. A batch may straddle epochs;
+  no example is dropped.
   """
   if size < 1 or batch_size < 1 or batch_size % process_count:
     raise UserError(
@@ -54,9 +43,8 @@ def padded_chunks(size: int, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarra
   """Covers 0..size-1 once in chunks of equal length, for evaluation.
 
   Yields:
-    Indices [chunk] int64 and mask [chunk] bool. The last chunk is padded with
-    index 0, masked False: a number over the dataset is over exactly `size`
-    examples, with one compilation.
+    Indices [chunk] int64 and mask [chunk] bool. The last chunk is padded with index 0,
+    masked False: one compilation serves all of them.
   """
   for start in range(0, size, chunk):
     indices = np.arange(start, start + chunk)

@@ -30,7 +30,7 @@ Mnist = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def read_idx(path: pathlib.Path, magic: int) -> np.ndarray:
-  """Reads an idx file of bytes, gzipped or not; `magic` is 2051 or 2049 for labels."""
+  """Reads an idx file, gzipped or not; `magic`: 2051 for images, 2049 for labels."""
   try:
     data = pathlib.Path(path).read_bytes()
     if data[:2] == b'\x1f\x8b':
@@ -41,8 +41,8 @@ def read_idx(path: pathlib.Path, magic: int) -> np.ndarray:
     ) from error
   num_axes = magic & 0xFF
   header = np.frombuffer(data[: 4 * (1 + num_axes)], '>u1')
-  if len(header) < 4 * (1 + num_axes) or header[:4].view('>u4')[0] != magic:
-    found = int.from_bytes(data[:4], 'big')
+  found = int.from_bytes(data[:4], 'big')
+  if len(header) < 4 * (1 + num_axes) or found != magic:
     raise UserError(
       f'{path} is not the MNIST file that it should be: it begins with the number '
       f'{found} instead of {magic}.'
@@ -155,10 +155,9 @@ def standin_dir(cache_dir: str) -> str:
 def write_idx_standin(
   folder: str | os.PathLike, num_train: int = 600, num_test: int = 200, seed: int = 0
 ) -> None:
-  """Writes a small stand-in for MNIST in the official layout, without a download.
+  """Writes the digits of scikit-learn, none twice, in the layout of MNIST.
 
-  The digits of scikit-learn at 28x28 with grey levels, none twice; the same
-  bytes on every call. Read it with `verify_checksums=False`.
+  The same bytes on every call. Read it with `verify_checksums=False`.
   """
   images, labels = digits.load_instances()
   if num_train + num_test > len(images):

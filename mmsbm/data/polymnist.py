@@ -27,14 +27,6 @@ _VERSION = 1
 _PNG_NAME = re.compile(r'(\d+)\.(\d)\.png')
 
 
-def read_mnist_from_tfds(data_dir: str = '') -> mnist.Mnist:
-  """Reads MNIST from TFDS, downloading it on first use."""
-  # TFDS is imported by those who ask for it: it is slow to load.
-  from mmsbm.data import tfds_polymnist
-
-  return tfds_polymnist.read_mnist(data_dir)
-
-
 def build(
   modalities: Sequence[Modality],
   cache_dir: str,
@@ -110,7 +102,13 @@ def build(
       read = functools.partial(mnist.read, mnist_dir, verify_checksums=verify_checksums)
     elif source == 'tfds':
       key['mnist'] = 'tfds mnist 3.0.1'
-      read = functools.partial(read_mnist_from_tfds, tfds_dir)
+
+      def read() -> mnist.Mnist:
+        # TFDS is imported by those who ask for it: it is slow to load.
+        from mmsbm.data import tfds_polymnist
+
+        return tfds_polymnist.read_mnist(tfds_dir)
+
     else:
       raise UserError(f"data.source is {source!r}; choose 'idx', 'tfds' or 'png'.")
     photographs = backgrounds.load_backgrounds(

@@ -47,10 +47,7 @@ _FULL_DIGEST_BYTES = 1 << 30
 
 
 class Writer:
-  """Where a `build` function of `prepare` puts its arrays.
-
-  Streams blocks to disk: neither a split nor a modality has to fit in memory.
-  """
+  """Where a `build` function of `prepare` puts its arrays, by blocks or whole."""
 
   def __init__(self, folder: pathlib.Path):
     self._folder = folder
@@ -114,9 +111,9 @@ def prepare(
   """Opens the prepared dataset, building it first where it is not there yet.
 
   Args:
-    name: of the dataset; begins the name of its folder in `cache_dir`.
+    name: begins the name of its folder in `cache_dir`.
     modalities: names, in order.
-    cache_dir: holds all prepared datasets.
+    cache_dir: folder of all prepared datasets.
     key_fields: everything the content depends on, as JSON: the version of the
       recipe, all arguments, digests of the source files (`fingerprint`).
     build: writes every modality of every split (and optionally `PRESENT` and
@@ -124,8 +121,7 @@ def prepare(
     memory_limit_gb: a smaller dataset is read into memory; a larger one stays
       on disk as memory-mapped arrays.
 
-  Returns:
-    The dataset. Its `num_classes` are the largest labels of any split plus one.
+  The `num_classes` of the result are the largest labels of any split plus one.
   """
   modalities = tuple(modalities)
   check_names(modalities)
@@ -213,12 +209,11 @@ def _open(
       arrays = {m: load(f'{split}.{m}.npy') for m in modalities}
       annotations = {}
       for file_name in recorded:
-        if (name := _annotation(file_name, split)) is None:
-          continue
-        annotations[name] = labels = np.asarray(load(file_name))
-        if labels.ndim == 1:
-          top = int(labels.max(initial=-1)) + 1
-          num_classes[name] = max(num_classes.get(name, 0), top)
+        if name := _annotation(file_name, split):
+          annotations[name] = labels = np.asarray(load(file_name))
+          if labels.ndim == 1:
+            top = int(labels.max(initial=-1)) + 1
+            num_classes[name] = max(num_classes.get(name, 0), top)
       if f'{split}.{PRESENT}.npy' in recorded:
         present = np.asarray(load(f'{split}.{PRESENT}.npy'))
       else:

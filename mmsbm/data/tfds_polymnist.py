@@ -108,7 +108,7 @@ class Mnist(tfds.image_classification.MNIST, skip_registration=True):
 
 
 def read_mnist(data_dir: str = '') -> mnist.Mnist:
-  """Reads MNIST from TFDS, or its default `data_dir`; it is prepared on first use."""
+  """Reads MNIST from the folder of TFDS, downloading it on first use."""
   result = {}
   try:
     builder = Mnist(data_dir=data_dir or None, file_format='array_record')
