@@ -65,33 +65,45 @@ def lock(workdir: str | os.PathLike, only: Sequence[str] = ()) -> Iterator[None]
 
   Args:
     workdir: made if it is not there.
-    only: names of what is trained; processes of different ones share the folder.
+    only: names of the steps or learners that are trained, all if empty; processes of
+      different ones share the folder.
 
   Raises:
     UserError: the folder cannot be written, or another process is at work.
   """
-  part = re.sub(r'[^\w.-]', '_', '-'.join(only))
-  try:
-    os.makedirs(workdir, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-      names = ('.lock', f'.lock-{part}') if part else ('.lock',)
-      files = [stack.enter_context(open(os.path.join(workdir, n), 'w')) for n in names]
-      stack.pop_all()
-  except OSError as e:
-    raise UserError(
-      f'--workdir={workdir} cannot be written ({e.strerror}): choose another folder.'
-    ) from e
   with contextlib.ExitStack() as stack:
-    for f in files:
-      stack.enter_context(f)
-      shared = part and f is files[0]
+    files = {}
+    try:
+      os.makedirs(workdir, exist_ok=True)
+      for name, exclusive in _locks(only).items():
+        file = stack.enter_context(open(os.path.join(workdir, name), 'w'))
+        files[file] = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    except OSError as e:
+      raise UserError(
+        f'--workdir={workdir} cannot be written ({e.strerror}): choose another folder.'
+      ) from e
+    for file, kind in files.items():
       try:
-        fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
       except OSError as e:
         raise UserError(
           f'another process is working in {workdir}: wait for it or stop it.'
         ) from e
     yield
+
+
+def _locks(only: Sequence[str]) -> dict[str, bool]:
+  """Returns file names, and whether nobody else may hold them.
+
+  Who trains 'unimodal/m0' shares the folder, and the step 'unimodal', with others.
+  """
+  out = {'.lock': not only}
+  for name in only:
+    parts = name.split('/')
+    for number in range(1, len(parts) + 1):
+      file = '.lock-' + re.sub(r'[^\w.-]', '_', '/'.join(parts[:number]))
+      out[file] = out.get(file, False) or number == len(parts)
+  return out
 
 
 class Record:
@@ -106,6 +118,8 @@ class Record:
   def __init__(self, workdir: str | os.PathLike):
     self._path = os.path.join(workdir, 'run.json')
     self.data: dict[str, Any] = {'timings': {}, 'parameters': {}, 'history': []}
+    self._seconds: dict[str, float] = {}
+    self._calls: list[dict[str, Any]] = []
     if os.path.exists(self._path):
       self.data |= read_record(workdir)
 
@@ -124,6 +138,7 @@ class Record:
       'num_cpus': os.cpu_count(),
       'git_commit': _git_commit(),
     }
+    self._calls.append(call)
     self.data['history'] = [*self.data['history'], call]
     # A report describes what was run, and changes nothing of it.
     if mode != 'report':
@@ -134,11 +149,26 @@ class Record:
 
   def add_seconds(self, name: str, seconds: float) -> None:
     """Adds to the time that earlier calls took."""
-    timings = self.data['timings']
-    timings[name] = round(timings.get(name, 0.0) + seconds, 2)
+    for timings in (self.data['timings'], self._seconds):
+      timings[name] = round(timings.get(name, 0.0) + seconds, 2)
 
   def save(self) -> None:
+    """Writes run.json; what other processes have noted since then is kept.
+
+    Processes that train different learners share it.
+    """
+    if os.path.exists(self._path):
+      stored = read_record(os.path.dirname(self._path))
+      timings = stored.get('timings', {})
+      for name, seconds in self._seconds.items():
+        timings[name] = round(timings.get(name, 0.0) + seconds, 2)
+      self.data |= {
+        'timings': timings,
+        'parameters': stored.get('parameters', {}) | self.data['parameters'],
+        'history': [*stored.get('history', ()), *self._calls],
+      }
     write_atomic(self._path, json.dumps(self.data, indent=1) + '\n')
+    self._seconds, self._calls = {}, []
 
   @contextlib.contextmanager
   def timed(self, name: str) -> Iterator[None]:

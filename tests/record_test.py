@@ -104,6 +104,23 @@ def test_timed_saves_when_the_body_fails(tmp_path):
   assert 'train score' in read_record(tmp_path)['timings']
 
 
+def test_save_keeps_what_other_processes_have_noted(tmp_path):
+  """Tasks of a cluster, each of which trains one learner."""
+  first, second = Record(tmp_path), Record(tmp_path)
+  for number, record in enumerate((first, second)):
+    record.add_call(CONFIG, 'train', ['main.py', str(number)], [])
+    record.data['parameters'][f'unimodal/m{number}'] = number
+    record.add_seconds('train unimodal', number + 1.0)
+    record.save()
+  first.add_seconds('train unimodal', 4.0)
+  first.save()
+  data = read_record(tmp_path)
+  assert data['parameters'] == {'unimodal/m0': 0, 'unimodal/m1': 1}
+  assert data['timings'] == {'train unimodal': 7.0}
+  assert [call['command'][-1] for call in data['history']] == ['0', '1']
+  assert data == json.loads(json.dumps(first.data))
+
+
 # --- the lock -----------------------------------------------------------------
 
 
@@ -145,6 +162,16 @@ def test_lock_lets_others_train_other_learners(tmp_path):
     assert locked_by_another_process(tmp_path)
   with lock(tmp_path):
     assert locked_by_another_process(tmp_path, ['unimodal/m1'])
+
+
+def test_lock_of_a_step_is_that_of_all_its_learners(tmp_path):
+  with lock(tmp_path, ('unimodal', 'unimodal/m0')):
+    assert locked_by_another_process(tmp_path, ['unimodal/m1'])
+    assert not locked_by_another_process(tmp_path, ['classifier/digit'])
+  with lock(tmp_path, ('unimodal/m0', 'unimodal/m1')):
+    assert locked_by_another_process(tmp_path, ['unimodal'])
+    assert locked_by_another_process(tmp_path, ['unimodal/m2', 'unimodal/m1'])
+    assert not locked_by_another_process(tmp_path, ['unimodal/m2', 'score'])
 
 
 def test_lock_in_one_process(tmp_path):

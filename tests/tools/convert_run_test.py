@@ -8,9 +8,14 @@ import shutil
 import subprocess
 import sys
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
+import mmsbm
 from mmsbm.experiment import make_experiment
+from mmsbm.infra import checkpoints
 from mmsbm.infra.errors import UserError
 from mmsbm.tools import convert_run
 
@@ -175,13 +180,42 @@ def test_convert_keeps_the_old_record_and_what_it_says_of_the_run(tmp_path):
 
 
 def _old_run(smoke_run, folder, **changes):
-  """A run as the previous version left it: no steps, the old record."""
+  """A run as the previous version left it: no steps, the old record and stamps."""
   shutil.copytree(smoke_run, folder)
   shutil.rmtree(folder / 'steps')
   record = _record('digits')
   record['config'] |= changes
   (folder / 'run.json').write_text(json.dumps(record))
+  with np.load(folder / 'latents.npz') as stored:
+    arrays = {key: stored[key] for key in stored.files if key != 'fingerprint'}
+  _save_stamped(folder / 'latents.npz', record, dict(m0=20, m1=20, m2=20), **arrays)
   return folder
+
+
+def _save_stamped(path, record, steps, **arrays):
+  """Writes arrays with the stamp that the previous version gave them."""
+  stamp = {'data': record['data_hash'], 'steps': steps, 'seed': record['seed']}
+  np.savez(path, stamp=np.array(json.dumps(stamp)), **arrays)
+
+
+def _old_checkpoint(folder, step):
+  """Writes a checkpoint of this version as the previous one did, in its place."""
+  handler, items = ocp.PyTreeCheckpointHandler(), {}
+  for name in ('state', 'ema'):
+    place = folder / str(step) / name
+    args = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(place).tree
+    )
+    items[name] = handler.restore(place, args=ocp.args.PyTreeRestore(restore_args=args))
+  state, ema = items['state'], items['ema']
+  tree = {key: state[key] for key in ('step', 'params', 'mutables') if key in state}
+  tree['ema_params'] = ema.pop('params')
+  tree['ema_mutables'] = ema
+  leaves = jax.tree.leaves(state['opt_state'])
+  tree['opt_state'] = {str(i): leaf for i, leaf in enumerate(leaves)}
+  shutil.rmtree(folder)
+  with ocp.CheckpointManager(folder) as manager:
+    manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(tree)))
 
 
 def test_convert_writes_the_steps_as_this_version_does(smoke_run, tmp_path):
@@ -194,6 +228,64 @@ def test_convert_writes_the_steps_as_this_version_does(smoke_run, tmp_path):
     assert steps[0] == steps[1], name
   record = json.loads((run / 'run.json').read_text())
   make_experiment(record['config'], run).check()
+
+
+def test_converted_run_is_used_as_it_is(smoke_run, tmp_path, program, capfd):
+  run = _old_run(smoke_run, tmp_path / 'run')
+  for name in ('unimodal/m0', 'unimodal/m1', 'unimodal/m2', 'score', 'energy'):
+    _old_checkpoint(run / 'checkpoints' / name, 20)
+  with pytest.raises(UserError, match='mmsbm.tools.convert_run'):
+    mmsbm.load(run)
+  convert_run.convert(run)
+  before = {p: p.stat().st_mtime_ns for p in run.rglob('*') if p.is_file()}
+  given = {'m1': np.full((16, 16, 3), 90, np.uint8)}
+  drawn, known = (mmsbm.load(r).sample(given, num=2) for r in (run, smoke_run))
+  jax.tree.map(np.testing.assert_array_equal, drawn, known)
+  # The same command finds all that it needs, latents and measurements among them.
+  command = '--config=configs/digits.py:smoke,modalities=3', f'--workdir={run}'
+  assert program(*command, '--mode=evaluate') == 0
+  assert program(*command, '--mode=train') == 0
+  assert 'train' not in capfd.readouterr().err
+  changed = {
+    str(p.relative_to(run))
+    for p, time in before.items()
+    if p.stat().st_mtime_ns != time
+  }
+  assert changed <= {'run.json', 'results.jsonl', 'evaluation/metrics.json', '.lock'}
+  results = [(r / 'results.jsonl').read_bytes() for r in (run, smoke_run)]
+  assert results[0] == results[1]
+
+
+@pytest.mark.parametrize('changes', [{}, {'seed': 1}, {'data_hash': 'x'}])
+def test_convert_keeps_latents_and_mixtures(tmp_path, changes):
+  """Those of the checkpoints that are there; others are made again."""
+  rng, record = np.random.default_rng(0), _record('polymnist_diff_mvae')
+  run = _run(tmp_path, 'polymnist_diff_mvae')
+  size, num_steps = 64, record['config']['joint']['num_steps']
+  checkpoints.save(
+    run / 'checkpoints' / 'joint', num_steps, {'ema': {'w': rng.random(1)}}
+  )
+  stamped = record | changes, {'joint': num_steps}
+  latents = {key: rng.random(size) for key in ('mean', 'std')}
+  mixture = {'mean': rng.random((2, size)), 'log_weights': rng.random(2)}
+  _save_stamped(run / 'latents.npz', *stamped, **latents)
+  _save_stamped(run / 'mixture_2.npz', *stamped, **mixture)
+  convert_run.convert(run)
+  assert not (run / 'mixture_2.npz').exists()
+  assert (run / 'mixtures.npz').exists() == (not changes)
+  if changes:
+    return
+  new = json.loads((run / 'run.json').read_text())
+  steps = make_experiment(new['config'], run, new).workspace.ledger.fingerprints
+  for name, arrays in (
+    ('latents', latents),
+    ('mixtures', {f'2/{key}': value for key, value in mixture.items()}),
+  ):
+    with np.load(run / f'{name}.npz') as stored:
+      assert str(stored['fingerprint']) == steps[name]
+      assert set(stored.files) == {'fingerprint', *arrays}
+      for key, value in arrays.items():
+        np.testing.assert_array_equal(stored[key], value)
 
 
 def test_convert_of_a_run_that_borrows_needs_its_lender(smoke_run, tmp_path):
