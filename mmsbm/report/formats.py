@@ -7,11 +7,8 @@ from typing import Any
 
 def is_finite(value: Any) -> bool:
   """Tells a number from null, NaN, infinity or a word."""
-  return (
-    isinstance(value, (int, float))
-    and not isinstance(value, bool)
-    and math.isfinite(value)
-  )
+  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  return is_number and math.isfinite(value)
 
 
 def format_number(value: float | None, stderr: float | None = None) -> str:
@@ -30,13 +27,10 @@ def format_number(value: float | None, stderr: float | None = None) -> str:
     return f'{value:,}'
   if is_finite(stderr) and stderr > 0:
     decimals = -math.floor(math.log10(stderr))
-    if stderr * 10**decimals < 1.95:
-      decimals += 1
-    if 0 <= decimals <= 7:
-      return f'{value:,.{decimals}f} ± {stderr:.{decimals}f}'
-    if decimals < 0:
-      return f'{value:,.0f} ± {stderr:,.0f}'
-    return f'{value:.4g} ± {stderr:.1g}'
+    decimals += stderr * 10**decimals < 1.95
+    if decimals > 7:
+      return f'{value:.4g} ± {stderr:.1g}'
+    return f'{value:,.{max(decimals, 0)}f} ± {stderr:,.{max(decimals, 0)}f}'
   size = abs(value)
   if size == 0 or 0.1 <= size < 1e7:
     decimals = 3 if size < 1 else 2 if size < 100 else 1 if size < 1000 else 0
@@ -48,10 +42,8 @@ def format_number(value: float | None, stderr: float | None = None) -> str:
   return f'{text} ± 0' if is_finite(stderr) else text
 
 
-def format_seconds(seconds: float | None) -> str:
+def format_seconds(seconds: float) -> str:
   """Writes a duration: 0.42 s, 12.3 s, 4 min 05 s, 2 h 03 min."""
-  if not is_finite(seconds):
-    return '–'
   if seconds < 60:
     return f'{seconds:.2f} s' if seconds < 9.995 else f'{seconds:.1f} s'
   minutes, rest = divmod(round(seconds), 60)
@@ -60,25 +52,13 @@ def format_seconds(seconds: float | None) -> str:
   return f'{minutes // 60} h {minutes % 60:02d} min'
 
 
-def describe(value: Any) -> str | None:
-  """Writes a setting in one line: {'name': 'heun', 'steps': 9} is heun(steps=9)."""
-  if value is None or isinstance(value, str):
-    return value
+def describe(value: Any) -> str:
+  """Writes what run.json holds in one line: {'jax': '0.1'} is jax 0.1."""
   if isinstance(value, Mapping):
-    rest = ', '.join(f'{k}={describe(v)}' for k, v in value.items() if k != 'name')
-    if 'name' in value:
-      return f'{value["name"]}({rest})' if rest else str(value['name'])
-    return rest.replace('=', ' ')
-  if isinstance(value, (list, tuple)):
-    return ', '.join(str(describe(child)) for child in value)
-  return str(value)
+    return ', '.join(f'{key} {child}' for key, child in value.items())
+  return ', '.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def short(described: str) -> str:
   """Leaves out empty brackets."""
   return described.replace('()', '')
-
-
-def sentence(*parts: str) -> str:
-  """Joins parts that are not empty, each with its full stop."""
-  return ' '.join(part if part.endswith('.') else f'{part}.' for part in parts if part)

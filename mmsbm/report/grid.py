@@ -5,13 +5,12 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmsbm.infra import files
 
-# Inches: the height of a tile, and the room of a letter of a caption.
-TILE, LETTER = 0.5, 0.085
+# The height of a tile in inches.
+TILE = 0.5
 # The width of an empty column in tiles.
 GAP = 0.15
 
@@ -34,38 +33,32 @@ def draw_grid(
   Returns:
     PNG.
   """
-  columns = [
-    [t for t in column if t is not None] for column in zip(*tiles, strict=True)
+  ratios = [
+    max(
+      (tile.shape[1] / tile.shape[0] for tile in column if tile is not None),
+      default=GAP,
+    )
+    for column in zip(*tiles, strict=True)
   ]
-  ratios = [max((t.shape[1] / t.shape[0] for t in c), default=GAP) for c in columns]
-  left = LETTER * max(map(len, row_titles), default=0) + 0.1
-  top = 0.08 + 0.26 * bool(column_titles) + 0.3 * bool(title)
-  width, height = TILE * sum(ratios) + left + 0.1, TILE * len(tiles) + top + 0.1
-  figure = Figure(figsize=(max(width, LETTER * len(title) + 0.2), height))
-  FigureCanvasAgg(figure)
-  full, _ = figure.get_size_inches()
+  figure = Figure(figsize=(TILE * sum(ratios), TILE * len(tiles)))
+  room = dict(left=0, right=1, bottom=0, top=1, wspace=0.06, hspace=0.06)
   cells = figure.subplots(
-    len(tiles), len(ratios), squeeze=False,
-    gridspec_kw=dict(
-      width_ratios=ratios, wspace=0.06, hspace=0.06, left=left / full,
-      right=(width - 0.1) / full, top=1 - top / height, bottom=0.1 / height,
-    ),
-  )  # fmt: skip
+    len(tiles), len(ratios), squeeze=False, width_ratios=ratios, gridspec_kw=room
+  )
   for axes, tile in zip(cells.flat, (t for row in tiles for t in row), strict=True):
     axes.set_axis_off()
     if tile is not None:
       picture = np.broadcast_to(tile, (*tile.shape[:2], 3))
       axes.imshow(picture, interpolation='nearest')
-  for axes, text in zip(cells[:, 0], row_titles, strict=False):
-    axes.text(
-      -0.12, 0.5, text, transform=axes.transAxes, ha='right', va='center', fontsize=8
-    )
-  for axes, text in zip(cells[0], column_titles, strict=False):
-    axes.set_title(text, fontsize=8, pad=3)
-  if title:
-    figure.suptitle(title, x=0.1 / full, ha='left', fontsize=9, y=1 - 0.1 / height)
+  text = dict(xycoords='axes fraction', textcoords='offset points', fontsize=8)
+  for axes, name in zip(cells[:, 0], row_titles, strict=False):
+    axes.annotate(name, (0, 0.5), (-5, 0), ha='right', va='center', **text)
+  for axes, name in zip(cells[0], column_titles, strict=False):
+    axes.set_title(name, fontsize=8, pad=3)
+  above = 20 if column_titles else 6
+  cells[0, 0].annotate(title, (0, 1), (0, above), **text | {'fontsize': 9})
   buffer = io.BytesIO()
-  figure.savefig(buffer, format='png', dpi=144, facecolor='white')
+  figure.savefig(buffer, dpi=144, facecolor='white', bbox_inches='tight')
   return buffer.getvalue()
 
 

@@ -5,18 +5,19 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-import markupsafe
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from mmsbm.infra import files
 from mmsbm.report import figures, formats, results
 from mmsbm.report.folder import RunFolder, read_run
 from mmsbm.report.results import Number, Panel
+from mmsbm.report.tables import Table
 
 # The full table of numbers stops here; results.jsonl holds the rest.
 MAX_ROWS = 1500
@@ -26,6 +27,10 @@ MAX_COUNTS = 8
 MAX_TERMS = 6
 # Lines of a summary that need no name.
 UNNAMED = (results.MEAN, 'value')
+ARROWS = {
+  'high': Markup('<span class="badge" title="higher is better">↑</span>'),
+  'low': Markup('<span class="badge" title="lower is better">↓</span>'),
+}
 
 
 def write_report(workdir: str | os.PathLike) -> pathlib.Path:
@@ -55,294 +60,231 @@ def render(template: str, **context: Any) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
   return jinja2.Environment(
-    loader=jinja2.PackageLoader('mmsbm.report'),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-  )
+    loader=jinja2.PackageLoader('mmsbm.report'), autoescape=True, trim_blocks=True,
+    lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+  )  # fmt: skip
 
 
-# --- numbers -------------------------------------------------------------------
+def _heading(panel: Panel, words: str = '') -> Markup:
+  """The first cell of a line: a link to the metric, and its direction."""
+  link = Markup('<a href="#{}">{}</a>').format(panel.key, panel.title)
+  return link + (f', {words}' if words else '') + ARROWS.get(panel.better, '')
 
 
-@dataclasses.dataclass(frozen=True)
-class Grid:
-  """A table of numbers.
-
-  Attributes:
-    head: captions of the columns.
-    lines: (caption, numbers) of each line.
-    n: the number of examples behind every number, or None if it varies.
-  """
-
-  head: Sequence[str]
-  lines: Sequence[tuple[str, Sequence[Number | None]]]
-
-  @property
-  def n(self) -> int | None:
-    sizes = {number.n for _, line in self.lines for number in line if number}
-    return sizes.pop() if len(sizes) == 1 else None
-
-
-def _grid(lines: Mapping[str, Mapping[Any, Number]], num_modalities: int) -> Grid:
-  keys = sorted(
-    {key for line in lines.values() for key in line}, key=lambda k: (k is None, k)
-  )
-  body = [(name, [line.get(key) for key in keys]) for name, line in lines.items()]
-  return Grid([results.given_label(key, num_modalities) for key in keys], body)
-
-
-def _summary(panels: Sequence[Panel], num_modalities: int) -> dict[str, Any] | None:
-  """The main lines of all panels, in few columns."""
-  lines = [
-    (panel, '' if name in UNNAMED else name, line)
-    for panel in panels
-    for name, line in panel.main.items()
-  ]
-  if not lines:
-    return None
-  counts = sorted({c for *_, line in lines for c in line if c is not None})
-  if len(counts) > MAX_COUNTS:
-    at = np.linspace(0, len(counts) - 1, MAX_COUNTS).round().astype(int)
+def _table(lines: Sequence[tuple[Any, Mapping]], total: int, most=None) -> Table:
+  """Lines of {number of given modalities: number}; of many counts `most` are shown."""
+  counts = sorted({c for _, line in lines for c in line if c is not None})
+  if most and len(counts) > most:
+    at = np.linspace(0, len(counts) - 1, most).round().astype(int)
     counts = [counts[i] for i in at]
-  counts += [None] if any(None in line for *_, line in lines) else []
-  body = []
-  for panel, name, line in lines:
+  counts += [None] if any(None in line for _, line in lines) else []
+  head = ['', *(results.given_label(count, total) for count in counts)]
+  return Table(head, [[name, *map(line.get, counts)] for name, line in lines])
+
+
+def _summary(panels: Sequence[Panel], total: int, real: Mapping) -> Table:
+  """The main lines of panels in few columns; coherence beside that of real examples."""
+  lines = [(p, name, line) for p in panels for name, line in p.main.items()]
+  headed = [
+    (_heading(p, name if name not in UNNAMED else ''), x) for p, name, x in lines
+  ]
+  table, ceilings = _table(headed, total, MAX_COUNTS), []
+  for cells, (panel, name, line) in zip(table.lines, lines, strict=True):
     sizes = sorted({number.n for number in line.values() if number.n is not None})
-    n = ' to '.join(dict.fromkeys(f'{size:,}' for size in (sizes[:1] + sizes[-1:])))
-    body.append((panel, name, [line.get(count) for count in counts], n))
-  head = [results.given_label(count, num_modalities) for count in counts]
-  return {'head': head, 'lines': body}
+    cells.append(' to '.join(dict.fromkeys(f'{n:,}' for n in sizes[:1] + sizes[-1:])))
+    accuracy = real.get(panel.features) if panel.metric == 'coherence' else None
+    ceilings.append(accuracy and accuracy.lines.get(name, {}).get(None))
+  table.head.append('n')
+  if any(ceilings):
+    table.head.insert(-1, 'real examples')
+    for cells, ceiling in zip(table.lines, ceilings, strict=True):
+      cells.insert(-1, ceiling or '')
+  return table
 
 
-def _panel(panel: Panel, num_modalities: int) -> dict[str, Any]:
+def _panel(panel: Panel, total: int) -> dict[str, Any]:
   """The card of one metric: figure, table, and sources against targets."""
-  lines, levels = panel.lines, panel.levels
+  lines, pairs = panel.lines, panel.pairs
   counted = {
     name: {count: x for count, x in line.items() if count is not None}
     for name, line in lines.items()
   }
-  figure = ''
-  if len(levels) > 2:
-    figure = figures.curves(
-      {panel.title: levels}, xlabel='modalities that agree, at least',
-      ylabel='share of samples',
-    )  # fmt: skip
-  elif any(len(line) > 1 for line in counted.values()):
-    counted = {name: line for name, line in counted.items() if line}
-    figure = figures.curves(
-      counted, xlabel='number of given modalities', ylabel=results.title(panel.metric)
-    )
-  pairs = panel.pairs
+  counted = {name: line for name, line in counted.items() if line}
+  labels = {'xlabel': 'number of given modalities', 'ylabel': panel.title}
+  if len(panel.levels) > 2:
+    counted = {panel.title: panel.levels}
+    labels = dict(xlabel='modalities that agree, at least', ylabel='share of samples')
+  has_curve = any(len(line) > 1 for line in counted.values())
   targets = [m for m in panel.modalities if any(m in line for line in pairs.values())]
   # Some metrics are measured for one source of each target only.
-  shown = sum(map(len, pairs.values())) > len(targets)
+  if sum(map(len, pairs.values())) <= len(targets):
+    pairs = {}
+  cells = [[s, *map(line.get, targets)] for s, line in pairs.items()]
   return {
     'panel': panel,
-    'figure': markupsafe.Markup(figure),
-    'grid': _grid(lines, num_modalities),
-    'pairs': [
-      (s, [line.get(t) for t in targets]) for s, line in pairs.items() if shown
-    ],
-    'targets': targets,
+    'figure': figures.curves({'': counted}, **labels) if has_curve else '',
+    'table': _table(list(lines.items()), total),
+    'pairs': Table(['given', *targets], _heated(cells, panel.better)),
     'averaged': any(x.averaged > 1 for line in lines.values() for x in line.values()),
-    'heat': _heat(pairs, panel.better),
   }
 
 
-def _heat(pairs: Mapping[str, Mapping[str, Number]], better: str | None) -> Callable:
-  """Per cent of colour for a number: the better, the more."""
-  values = [
-    x.value for line in pairs.values() for x in line.values() if x.value is not None
-  ]
+def _heated(lines: Sequence[Sequence], better: str | None) -> list[list]:
+  """Numbers in colour: the better, the more."""
+  values = [x.value for _, *line in lines for x in line if x and x.value is not None]
   low, high = min([0.0, *values]), max([*values, 1.0 if better != 'low' else 0.0])
 
-  def heat(number: Number | None) -> int:
-    if number is None or number.value is None or high == low:
-      return 0
-    share = (number.value - low) / (high - low)
-    return round(60 * (1 - share if better == 'low' else share))
+  def heated(x: Number | None) -> Number | None:
+    if x is None or x.value is None or high == low:
+      return x
+    gain = high - x.value if better == 'low' else x.value - low
+    return dataclasses.replace(x, heat=round(60 * gain / (high - low)))
 
-  return heat
+  return [[name, *map(heated, line)] for name, *line in lines]
 
 
 def _comparison(run: RunFolder, settings: Mapping) -> dict[str, Any] | None:
   """All samplings: their averages, and curves over network evaluations."""
+  lines, frames = [], {}
   compared = results.compare_samplings(run.rows, run.about, run.modalities)
-  if not compared:
-    return None
-  lines, curves = [], {}
   for panel, line, count, numbers in compared:
     words = [] if line in UNNAMED or panel.levels else [line]
-    if count is not None:
-      words.append(f'given {results.given_label(count, len(run.modalities))}')
-    lines.append((panel, ', '.join(words), list(numbers.values())))
+    words += [] if count is None else [results.given_label(count, len(run.modalities))]
+    lines.append([_heading(panel, ', '.join(words)), *numbers.values()])
     points: dict[str, dict] = {}
-    for name, number in numbers.items():
-      if number and number.nfe is not None:
-        points.setdefault(results.family(settings[name]), {})[number.nfe] = number
-    points = {n: dict(sorted(p.items())) for n, p in points.items() if len(p) > 1}
-    if points and len(curves) < MAX_TERMS:
-      curves[f'{panel.title} {" ".join(words)}'] = points
-  figure = ''
-  if curves:
-    figure = figures.against_cost(curves, xlabel='network evaluations per sample')
-  return {
-    'names': list(settings), 'lines': lines, 'figure': markupsafe.Markup(figure),
-    'n': Grid([], [('', line) for *_, line in lines]).n,
-  }  # fmt: skip
+    for name, x in numbers.items():
+      if x and x.nfe:
+        points.setdefault(results.family(settings[name]), {})[x.nfe] = x
+    points = {name: line for name, line in points.items() if len(line) > 1}
+    if points and len(frames) < MAX_TERMS:
+      frames[f'{panel.title} {" ".join(words)}'] = points
+  xlabel = 'network evaluations per sample'
+  figure = figures.curves(frames, xlabel=xlabel, is_log=True) if frames else ''
+  return {'table': Table(['', *settings], lines), 'figure': figure} if lines else None
 
 
-def _every_number(rows: pd.DataFrame) -> dict[str, Any]:
+def _every_number(rows: pd.DataFrame) -> Table:
   """The folded table of all rows; what all of them share is said once."""
-  hidden = ('count', 'value', 'stderr', 'n', 'metric', *results.SETTINGS)
-  names = [name for name in rows if name not in hidden and rows[name].notna().any()]
-  shared = [
-    name for name in names if len(rows) > 1 and rows[name].map(repr).nunique() == 1
+  hidden = ['count', 'value', 'stderr', 'n', 'metric', *results.SETTINGS]
+  words = rows.drop(columns=hidden).dropna(axis=1, how='all').map(_words)
+  is_shared = (words.nunique() == 1) & (len(rows) > 1)
+  note = ', '.join(f'{name} {words[name].iloc[0]}' for name in words.columns[is_shared])
+  words = words.loc[:, ~is_shared].head(MAX_ROWS)
+  lines = [
+    [row.metric, results.number(row), *line]
+    for row, line in zip(rows.itertuples(), words.to_numpy().tolist(), strict=False)
   ]
-  names = [name for name in names if name not in shared]
-  body = []
-  for row in rows.head(MAX_ROWS).itertuples():
-    words = [_words(getattr(row, name)) for name in names]
-    body.append((row.metric, results.number(row), words))
-  return {
-    'names': names, 'lines': body, 'total': len(rows), 'most': MAX_ROWS,
-    'shared': ', '.join(f'{name} {_words(rows[name].iloc[0])}' for name in shared),
-  }  # fmt: skip
+  return Table(['metric', 'value', *words], lines, note)
 
 
 def _words(value: Any) -> str:
-  if value is None or value == '':
-    return '–'
   if isinstance(value, tuple):
-    return ', '.join(map(str, value)) or 'nothing'
-  return f'{value:.6g}' if isinstance(value, float) else str(value)
+    return ', '.join(value) or 'nothing'
+  empty = value is None or value == ''
+  return '–' if empty else f'{value:.6g}' if isinstance(value, float) else str(value)
 
 
-# --- training and facts --------------------------------------------------------
-
-
-def _training(run: RunFolder) -> list[markupsafe.Markup]:
-  """Figures of each step: the loss first, then its parts."""
-  skip = ('step', 'learner', 'time', 'steps_per_second')
-  out = []
-  step = run.curves.learner.map(_step)
-  for name, part in run.curves.groupby(step, sort=False):
-    terms = [t for t in part if t not in skip and part[t].notna().any()]
+def _training(run: RunFolder) -> list[Markup]:
+  """Figures of each step of the training: the loss first, then its parts."""
+  skip = ['step', 'learner', 'time', 'steps_per_second']
+  steps, out = run.curves.learner.map(lambda name: name.partition('/')[0]), []
+  for name, part in run.curves.groupby(steps, sort=False):
+    terms = part.dropna(axis=1, how='all').columns.drop(skip, errors='ignore')
     for term in sorted(terms, key=lambda term: term != 'loss')[:MAX_TERMS]:
-      series = {}
-      for learner, rows in part.dropna(subset=term).groupby('learner', sort=False):
-        # A repeated step of a resumed run counts once.
-        rows = rows.drop_duplicates('step', keep='last').sort_values('step')
-        values = pd.to_numeric(rows[term], errors='coerce').to_numpy(float)
-        series[learner.partition('/')[2] or learner] = rows.step.to_numpy(), values
-      out.append(markupsafe.Markup(figures.training(f'{name}: {term}', series)))
+      series = {
+        learner.partition('/')[2] or learner: rows.set_index('step')[term].sort_index()
+        for learner, rows in part.dropna(subset=term).groupby('learner', sort=False)
+      }
+      out.append(figures.training(f'{name}: {term}', series))
   return out
 
 
-def _step(learner: str) -> str:
-  """unimodal/m0 -> unimodal: learners of one step of the training."""
-  return learner.partition('/')[0]
-
-
-def _learners(run: RunFolder) -> list[list[str]]:
-  """Name, parameters, steps, last loss (smoothed), steps per second (median)."""
+def _learners(run: RunFolder) -> Table:
   parameters = run.record.get('parameters') or {}
-  curves = dict(iter(run.curves.groupby('learner', sort=False)))
-  out = []
+  curves = run.curves.reindex(columns=['learner', 'step', 'loss', 'steps_per_second'])
+  curves = dict(iter(curves.groupby('learner', sort=False)))
+  lines = []
   for learner in dict.fromkeys([*parameters, *curves]):
-    rows = curves.get(learner, run.curves.head(0))
-    losses, rates = (
-      pd.to_numeric(rows[name], errors='coerce').dropna() if name in rows else []
-      for name in ('loss', 'steps_per_second')
-    )
-    loss = float(figures.smooth(np.asarray(losses))[-1]) if len(losses) else None
-    rate = float(np.median(rates)) if len(rates) else None
-    numbers = parameters.get(learner), int(rows.step.max()) if len(rows) else None
-    out.append(
-      [learner]
-      + [f'{x:,}' if x is not None else '–' for x in numbers]
-      + ['–' if x is None else formats.format_number(x) for x in (loss, rate)]
-    )
-  return out
+    numbers = [parameters.get(learner), None, None, None]
+    if learner in curves:
+      rows = curves[learner]
+      loss = figures.smooth(rows.loss.dropna()).tail(1)
+      numbers[1:] = int(rows.step.max()), *loss, rows.steps_per_second.median()
+    lines.append([learner, *(Number(x) if pd.notna(x) else None for x in numbers)])
+  head = ['learner', 'parameters', 'steps', 'last loss, smoothed']
+  return Table([*head, 'steps per second, median'], lines)
 
 
-def _timings(run: RunFolder) -> dict[str, float]:
-  timings = run.record.get('timings') or {}
-  return {name: s for name, s in timings.items() if formats.is_finite(s)}
-
-
-def _chips(run: RunFolder) -> list[str]:
+def _chips(run: RunFolder, seconds: float) -> list[str]:
   """What the run is, in a few words."""
-  record, config, rows = run.record, run.config, run.rows
-  seconds = sum(_timings(run).values())
-  words = [
-    config.get('method', ''),
-    f'preset {config["preset"]}' if config.get('preset') else '',
-    f'{len(run.modalities)} modalities: {", ".join(run.modalities)}'
-    if 0 < len(run.modalities) <= 8 else f'{len(run.modalities)} modalities',
-  ]  # fmt: skip
-  seed = record.get('seed', config.get('seed'))
-  words += [f'seed {seed}'] if seed is not None else []
-  for name, form in (('split', '{} split'), ('step', 'step {:,}')):
-    values = list(rows[name].dropna().unique()) if name in rows else []
-    words += [form.format(values[0])] if len(values) == 1 else []
-  return words + ([formats.format_seconds(seconds)] if seconds else [])
+  config, rows, names = run.config, run.rows, run.modalities
+  shown = f': {", ".join(names)}' if 0 < len(names) <= 8 else ''
+  said = {
+    '{}': config.get('method'),
+    'preset {}': config.get('preset'),
+    '{} modalities' + shown: len(names),
+    'seed {}': run.record.get('seed'),
+    '{} split': next(iter(rows.split.dropna()), None),
+    'step {:,}': next(iter(rows.step.dropna()), None),
+  }
+  chips = [form.format(x) for form, x in said.items() if x not in (None, '')]
+  return chips + ([formats.format_seconds(seconds)] if seconds else [])
 
 
 def _facts(run: RunFolder) -> dict[str, str]:
   """What was run, where, and at which price."""
-  record, config = run.record, run.config
-  sample = record.get('seconds_per_sample')
+  record = run.record
+  sample, parameters = record.get('seconds_per_sample'), record.get('parameters')
   if sample:
     number = formats.format_number(1e3 * sample['value'], 1e3 * sample['stderr'])
     sample = f'{number} ms, in chunks of {sample["of"]["chunk_size"]}'
-  parameters = record.get('parameters') or {}
-  command = record.get('command')
   facts = {
-    'Command': command if isinstance(command, str) else ' '.join(command or ()),
-    'Data': record.get('data_source') or formats.describe(config.get('data')),
+    'Command': record.get('command'),
+    'Data': record.get('data_source'),
     'Data hash': record.get('data_hash'),
-    'Classes': formats.describe(record.get('num_classes')),
-    'Parameters': f'{sum(parameters.values()):,}' if parameters else None,
+    'Classes': record.get('num_classes'),
+    'Parameters': parameters and f'{sum(parameters.values()):,}',
     'Time per sample': sample,
-    'Devices': formats.describe(record.get('devices')),
+    'Devices': record.get('devices'),
     'CPUs': record.get('num_cpus'),
-    'Versions': formats.describe(record.get('versions')),
+    'Versions': record.get('versions'),
     'Git commit': record.get('git_commit'),
-    'Runs so far': len(record.get('history') or ()) or None,
+    'Runs so far': len(record.get('history', ())),
   }
-  return {name: str(value) for name, value in facts.items() if value}
+  return {name: formats.describe(value) for name, value in facts.items() if value}
 
 
 def _context(run: RunFolder) -> dict[str, Any]:
   """Everything that run.html.j2 shows."""
-  total = len(run.modalities)
-  settings = results.samplings(run.rows)
+  total, settings = len(run.modalities), results.samplings(run.rows)
   main = next(iter(settings), None)
   panels = results.make_panels(run.rows, run.about, run.modalities, main)
-  timings = _timings(run)
+  real = {p.features: p for p in panels if p.metric == 'classifier_accuracy'}
+  timings = run.record.get('timings') or {}
   seconds = sum(timings.values())
+  parts = [*timings.items(), ('together', seconds)] if timings else []
   return {
     'name': run.path.resolve().name,
     'subtitle': run.record.get('data_source') or '',
-    'chips': _chips(run),
+    'chips': _chips(run, seconds),
     'problems': run.problems,
-    'main': main,
-    'settings': settings,
-    'generated': _summary([p for p in panels if p.is_generated], total),
-    'networks': _summary([p for p in panels if not p.is_generated], total),
+    'generated': _summary([p for p in panels if p.is_generated], total, real),
+    'networks': _summary([p for p in panels if not p.is_generated], total, {}),
+    'settings': Table(
+      ['sampling', 'sampler', 'conditioning', 'guidance', 'network evaluations'],
+      [[k, *(x or '–' for x in words.values())] for k, words in settings.items()],
+    ),
     'panels': [_panel(panel, total) for panel in panels],
     'comparison': _comparison(run, settings),
     'samples': run.samples,
     'training': _training(run),
     'learners': _learners(run),
-    'timings': [
-      (name, formats.format_seconds(s), f'{s / max(seconds, 1e-12):.0%}')
-      for name, s in [*timings.items(), ('together', seconds)]
-    ] if timings else [],
+    'timings': Table(
+      ['part', 'time', 'share'],
+      [[k, formats.format_seconds(s), f'{s / (seconds or 1):.0%}'] for k, s in parts],
+    ),
     'facts': _facts(run),
     'config': json.dumps(run.config, indent=2) if run.config else '',
     'numbers': _every_number(run.rows),
-  }  # fmt: skip
+    'num_rows': len(run.rows),
+  }

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mmsbm.infra import metric_writer
@@ -16,7 +17,7 @@ from mmsbm.report import formats
 FIELDS = (
   'metric', 'value', 'stderr', 'n', 'target', 'given', 'num_given', 'sampling',
   'sampler', 'conditioning', 'guidance', 'nfe', 'features', 'at_least', 'note', 'unit',
-  'split',
+  'split', 'step',
 )  # fmt: skip
 # Fields that tell the samplings of a run apart.
 SETTINGS = ('sampler', 'conditioning', 'guidance', 'nfe')
@@ -27,9 +28,12 @@ FIRST = (
   'coherence', 'f1', 'accuracy', 'r2', 'mse', 'joint_coherence', 'frechet',
   'precision', 'recall',
 )  # fmt: skip
-# Spelling that a metric's name does not give.
-TITLES = {'frechet': 'Fréchet distance', 'r2': 'R²', 'mse': 'Mean squared error'}
-ACRONYMS = r'\b(f1|vae|mae|psnr|kl)\b'
+# How people write what stands in the name of a metric.
+WORDS = {
+  'f1': 'F1', 'r2': 'R²', 'mse': 'mean squared error', 'frechet': 'Fréchet distance',
+  'log likelihood': 'log-likelihood', 'macro': '(macro average)', 'vae': 'VAE',
+  'with first': 'with the first modality', 'mae': 'MAE', 'psnr': 'PSNR', 'kl': 'KL',
+}  # fmt: skip
 # Directions of metrics in files that do not state them, such as results of studies.
 LOW = ('frechet', 'mse')
 MEAN = 'mean over targets'
@@ -41,14 +45,9 @@ TOGETHER = 'all together'
 class Number:
   """A value with its standard error and the number of examples behind it.
 
-  Attributes:
-    value: None if it is not finite.
-    stderr: None if it is not known.
-    n: None if it is not known, or not the same for all that was averaged.
-    averaged: how many rows it is the plain average of.
-    best: whether nothing that it is compared with is better.
-    detail: the value in other units, if the row has it.
-    nfe: network evaluations per sample, where something was generated.
+  None is what is not known, not finite or, of an average (over `averaged` rows), not
+  the same for all. `best` marks the best of those it is compared with, `detail` is the
+  value in other units, `nfe` network evaluations per sample, `heat` % of colour.
   """
 
   value: float | None
@@ -58,36 +57,34 @@ class Number:
   best: bool = False
   detail: str = ''
   nfe: int | None = None
+  heat: int | None = None
+
+  def __str__(self) -> str:
+    return formats.format_number(self.value, self.stderr)
 
   @property
-  def text(self) -> str:
-    return formats.format_number(self.value, self.stderr).partition(' ± ')[0]
-
-  @property
-  def error(self) -> str:
-    return formats.format_number(self.value, self.stderr).partition(' ± ')[2]
+  def parts(self) -> list[str]:
+    """The value and, if there is one, its error."""
+    return str(self).split(' ± ')
 
 
 def read_rows(path: str | os.PathLike) -> pd.DataFrame:
   """Reads results.jsonl, with `FIELDS` as columns and None for what a row lacks.
 
-  The column `given` holds tuples of names or words; `count` is the number of other
-  modalities that were given, None where that has no meaning. Where the test split was
-  evaluated only it is returned, and rows that repeat a measurement replace it.
+  `given` holds tuples of names or words, `count` the number of other modalities that
+  were given. Of splits, test wins; of rows that repeat a measurement the last one.
 
   Raises:
     UserError: a line of the file is damaged.
   """
-  read = metric_writer.read_jsonl(path)
-  rows = to_frame([row for row in read if isinstance(row.get('metric'), str)])
+  rows = to_frame(metric_writer.read_jsonl(path)).dropna(subset='metric')
+  if 'test' in set(rows.split):
+    rows = rows[rows.split == 'test']
   rows['given'] = [tuple(g) if isinstance(g, list) else g for g in rows.given]
-  rows['count'] = pd.Series(map(_count, rows.to_dict('records')), dtype=object)
-  splits = list(rows.split)
-  if splits:
-    shown = 'test' if 'test' in splits else splits[-1]
-    rows = rows[[split == shown for split in splits]]
+  own = [isinstance(r.given, tuple) and r.target in r.given for r in rows.itertuples()]
+  rows['count'] = rows.num_given.where(~np.array(own, bool), None)
   same = ['metric', 'target', 'given', 'num_given', 'sampling', 'features', 'at_least']
-  return rows.drop_duplicates(same, keep='last').reset_index(drop=True)
+  return rows.drop_duplicates(same, keep='last')
 
 
 def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -97,39 +94,28 @@ def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
   return frame.where(frame.notna(), None)
 
 
-def _count(row: Mapping[str, Any]) -> int | None:
-  is_own = isinstance(row['given'], tuple) and row['target'] in row['given']
-  return (
-    row['num_given'] if formats.is_finite(row['num_given']) and not is_own else None
-  )
-
-
 def title(metric: str, features: str | None = None, given: str | None = None) -> str:
   """Names a metric in a heading; FID is only the distance of Inception features."""
-  words = metric.replace('_', ' ')
-  words = re.sub(ACRONYMS, lambda match: match.group().upper(), words)
-  name = given or TITLES.get(metric, words[:1].upper() + words[1:])
   if metric == 'frechet' and features == 'inception':
     return 'FID (Inception features)'
+  pattern = rf'\b({"|".join(WORDS)})\b'
+  name = re.sub(pattern, lambda match: WORDS[match[0]], metric.replace('_', ' '))
+  name = given or name[:1].upper() + name[1:]
   return f'{name} ({features} features)' if features else name
 
 
 def given_label(count: int | None, num_modalities: int) -> str:
-  """Says how many modalities were given: 'nothing', '2', '3 (rest)' or 'value'."""
-  words = {num_modalities: f'{count} (all)', num_modalities - 1: f'{count} (rest)'}
-  return {None: 'value', 0: 'nothing'}.get(count) or words.get(count, f'{count}')
+  """Says how many modalities were given: 'given nothing', 'given 2 (rest)', 'value'."""
+  words = {num_modalities: ' (all)', num_modalities - 1: ' (rest)'}
+  fixed = {None: 'value', 0: 'given nothing'}
+  return fixed.get(count) or f'given {count}{words.get(count, "")}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """Everything that was measured of one metric with one reader's features.
+  """All `rows` of one metric, with one reader's features, of one sampling or of none.
 
-  Attributes:
-    metric: its name in the rows.
-    features: name of the reader, or None.
-    rows: of one sampling, or of none.
-    about: what evaluation/metrics.json says: `about`, `better`, perhaps `title`.
-    modalities: names in the order of the config.
+  `about` is what evaluation/metrics.json says: `about`, `better`, perhaps `title`.
   """
 
   metric: str
@@ -155,52 +141,29 @@ class Panel:
     return self.rows.sampling.notna().any()
 
   @property
-  def notes(self) -> list[str]:
-    return list(dict.fromkeys(self.rows.note.dropna()))
-
-  @property
-  def units(self) -> str:
-    return ', '.join(dict.fromkeys(self.rows.unit.dropna().map(str)))
-
-  @property
   def levels(self) -> dict[int, Number]:
     """Numbers of a metric that is stated for several thresholds `at_least`."""
-    return {
-      int(r.at_least): number(r)
-      for r in self.rows.dropna(subset='at_least').itertuples()
-    }
+    rows = self.rows.dropna(subset='at_least').itertuples()
+    return {int(row.at_least): number(row) for row in rows}
 
   @functools.cached_property
   def lines(self) -> dict[str, dict[int | None, Number]]:
     """Name of a line -> number of given modalities -> number; the mean comes first.
 
-    A measured mean over subsets of given modalities wins. Where only single subsets
-    were measured it is their plain average, without an error, as they share examples.
+    Where a mean over subsets was not measured, their plain average stands for it.
     """
     lines: dict[str, dict] = {}
-    named = self.rows.assign(line=[_line(row) for row in self.rows.itertuples()])
-    for (line, count), part in named.groupby(
-      ['line', 'count'], sort=False, dropna=False
-    ):
+    keys = [list(map(_line, self.rows.itertuples())), self.rows['count']]
+    for (line, count), part in self.rows.groupby(keys, sort=False, dropna=False):
       means = part[[not isinstance(given, tuple) for given in part.given]]
       count = None if pd.isna(count) else int(count)
-      lines.setdefault(line, {})[count] = (
-        number(means.iloc[-1])
-        if len(means)
-        else average([*map(number, part.itertuples())])
-      )
+      lines.setdefault(line, {})[count] = average(means.tail(1) if len(means) else part)
     targets = [line for line in lines if line not in (MEAN, ADDED)]
     if MEAN in lines and len(targets) == 1:
       # The mean over one target is that target.
       lines[targets[0]] |= lines.pop(MEAN)
-    order = [MEAN, *self.modalities, *targets, ADDED]
-    return {
-      line: dict(
-        sorted(lines[line].items(), key=lambda item: (item[0] is None, item[0]))
-      )
-      for line in dict.fromkeys(order)
-      if line in lines
-    }
+    order = dict.fromkeys([MEAN, *self.modalities, *targets, ADDED])
+    return {line: lines[line] for line in order if line in lines}
 
   @property
   def main(self) -> dict[str, dict[int | None, Number]]:
@@ -235,36 +198,45 @@ def _line(row) -> str:
 
 def number(row) -> Number:
   """The number of a row, whose fields are attributes."""
-  value, stderr, n, nfe = (
-    x if formats.is_finite(x) else None for x in (row.value, row.stderr, row.n, row.nfe)
-  )
+
+  def known(field):
+    x = getattr(row, field, None)
+    return x if formats.is_finite(x) else None
+
   detail = ', '.join(
-    f'{formats.format_number(getattr(row, field))} {words}'
+    f'{formats.format_number(known(field))} {words}'
     for field, words in DETAILS.items()
-    if formats.is_finite(getattr(row, field, None))
+    if known(field) is not None
   )
-  return Number(value, stderr, n, detail=detail, nfe=nfe)
+  return Number(*map(known, ('value', 'stderr', 'n')), detail=detail, nfe=known('nfe'))
 
 
-def average(numbers: Sequence[Number]) -> Number:
-  """The plain average; of one number, that number."""
-  if len(numbers) == 1:
-    return numbers[0]
-  values = [x.value for x in numbers]
-  mean = None if None in values else sum(values) / len(values)
-  sizes, costs = {x.n for x in numbers}, {x.nfe for x in numbers}
-  n, nfe = (x.pop() if len(x) == 1 else None for x in (sizes, costs))
-  return Number(mean, None, n, len(numbers), nfe=nfe)
+def average(rows: pd.DataFrame, over_seeds: bool = False) -> Number:
+  """The plain mean over rows; of one row, or of equal counts of all seeds, its number.
+
+  Only a mean over seeds has an error: subsets share their examples.
+  """
+  first, values = number(rows.iloc[0]), pd.to_numeric(rows.value, errors='coerce')
+  is_count = over_seeds and values.nunique() == 1 and rows.stderr.isna().all()
+  if len(rows) == 1 or is_count:
+    return dataclasses.replace(first, averaged=len(rows))
+  n, nfe = (
+    getattr(first, key) if rows[key].nunique(dropna=False) == 1 else None
+    for key in ('n', 'nfe')
+  )
+  numbers = [values.mean(skipna=False), values.sem(skipna=False)][: 1 + over_seeds]
+  numbers = [float(x) if formats.is_finite(x) else None for x in (*numbers, None)][:2]
+  return Number(*numbers, n, len(rows), nfe=nfe)
 
 
 def mark_best(numbers: Mapping[Any, Number | None], better: str | None) -> dict:
   """Marks the best of numbers that differ; `better` is 'high', 'low' or unknown."""
-  values = [x.value for x in numbers.values() if x is not None and x.value is not None]
-  if better not in ('high', 'low') or len(set(values)) < 2:
+  values = {x.value for x in numbers.values() if x and x.value is not None}
+  if better not in ('high', 'low') or len(values) < 2:
     return dict(numbers)
   best = max(values) if better == 'high' else min(values)
   return {
-    key: x if x is None else dataclasses.replace(x, best=x.value == best)
+    key: x and dataclasses.replace(x, best=x.value == best)
     for key, x in numbers.items()
   }
 
@@ -277,18 +249,14 @@ def make_panels(
 ) -> list[Panel]:
   """One panel for each metric, of one sampling and of what needs none."""
   shown = rows[rows.sampling.isna() | (rows.sampling == sampling)]
+  keys = ['metric', shown.features.fillna('')]
   panels = [
     Panel(metric, features or None, part, about.get(metric) or {}, tuple(modalities))
-    for (metric, features), part in shown.groupby(
-      ['metric', shown.features.fillna('')], sort=False
-    )
+    for (metric, features), part in shown.groupby(keys, sort=False)
   ]
-
-  def rank(panel):
-    known = FIRST.index(panel.metric) if panel.metric in FIRST else len(FIRST)
-    return not panel.is_generated, known
-
-  return sorted(panels, key=rank)
+  rank = {metric: i for i, metric in enumerate(FIRST)}
+  panels.sort(key=lambda p: (not p.is_generated, rank.get(p.metric, len(rank))))
+  return panels
 
 
 def samplings(rows: pd.DataFrame) -> dict[str, dict[str, str]]:
@@ -297,12 +265,11 @@ def samplings(rows: pd.DataFrame) -> dict[str, dict[str, str]]:
   The number of network evaluations may depend on how much is given: a range.
   """
   settings = {}
-  for name, part in rows.dropna(subset='sampling').groupby('sampling', sort=False):
-    costs = sorted({int(nfe) for nfe in part.nfe if formats.is_finite(nfe)})
+  for name, part in rows.groupby('sampling', sort=False):
+    costs = part.nfe.dropna()
     words = {key: formats.short(str(part[key].iloc[0] or '')) for key in SETTINGS[:3]}
-    words['nfe'] = f'{costs[0]:,}' if costs else ''
-    words['nfe'] += f' to {costs[-1]:,}' if len(costs) > 1 else ''
-    settings[name] = words
+    ends = dict.fromkeys([costs.min(), costs.max()]) if len(costs) else ()
+    settings[name] = words | {'nfe': ' to '.join(f'{int(cost):,}' for cost in ends)}
   return dict(sorted(settings.items(), key=lambda item: item[0] != 'default'))
 
 
@@ -312,8 +279,7 @@ def compare_samplings(
   """Averages that several samplings have: (panel, line, count, {sampling: number})."""
   names, compared = list(samplings(rows)), {}
   for name in names:
-    generated = rows[rows.sampling == name]
-    for panel in make_panels(generated, about, modalities, name):
+    for panel in make_panels(rows[rows.sampling == name], about, modalities, name):
       for line, numbers in panel.main.items():
         for count, value in numbers.items():
           key = (panel.key, line, count)

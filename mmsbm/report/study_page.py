@@ -1,12 +1,12 @@
 """The page of a study, and its pictures for documents."""
 
+import base64
 import os
 import pathlib
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import markupsafe
 import numpy as np
 
 from mmsbm.infra import errors, files
@@ -15,8 +15,6 @@ from mmsbm.report.page import render
 from mmsbm.report.results import Number, family
 from mmsbm.report.tables import Entry
 
-# The group whose entries are compared with each other.
-METHODS = 'methods'
 # Frames of the trade-off: title -> coherence and quality, but for the features.
 TRADE_OFFS = {
   'given one modality': (('coherence', 1), ('frechet', 1)),
@@ -48,80 +46,65 @@ def write_study_report(
   Returns:
     The path.
   """
-  listed, problems = tables.entries(lines), []
+  listed, problems, pictures = tables.entries(lines), [], b''
   default = [e for e in listed if e.first['sampling'] == 'default']
-  pictures = b''
   try:
     pictures = compare_samples(samples) if len(samples or ()) > 1 else b''
   except errors.UserError as error:
     problems.append(str(error))
   frames = _trade_offs(listed)
-  networks = tables.network_table(lines)
   curves = {
-    'Quality against network evaluations': (
+    'Quality against network evaluations': _curves(
       [(f'{e.run()}, {_way(e)}', e.first['nfe'], e) for e in listed if e.first['nfe']],
       'network evaluations per sample',
     ),
-    'Paired tuples': (
-      _paired_points(default),
-      'share of training tuples whose pairing is known',
+    'Paired tuples': _curves(
+      _paired_points(default), 'share of training tuples whose pairing is known'
     ),
-    'Number of modalities': (
-      [(e.run('modalities'), e.first['modalities'], e) for e in default],
-      'modalities',
+    'Number of modalities': _curves(
+      [(e.run('modalities'), e.first['modalities'], e) for e in default], 'modalities'
     ),
   }
-  runs = len({line['row'] for line in lines})
-  context = {
-    'name': name,
-    'subtitle': '',
-    'chips': [f'{runs} finished runs', f'{len(listed)} lines'],
-    'problems': problems,
-    'groups': {
-      group or '': tables.generation_table(group_lines)
-      for group in dict.fromkeys(entry.columns.get('group') for entry in listed)
-      if (group_lines := [x for x in lines if x['columns'].get('group') == group])
-    },
-    'trade_offs': markupsafe.Markup(
-      figures.svg(figures.trade_offs(frames), 'coherence against quality')
-    )
-    if frames
-    else '',
-    'samples': figures.data_uri(pictures) if pictures else '',
-    'curves': {
-      title: markupsafe.Markup(svg)
-      for title, (points, xlabel) in curves.items()
-      if (svg := _curves(points, xlabel))
-    },
-    'networks': networks if len(networks.words) else None,
-    'commands': '\n'.join({line['row']: line['command'] for line in lines}.values()),
-  }
-  path = pathlib.Path(path)
-  files.write_atomic(path, render('study.html.j2', **context))
-  return path
+  groups: dict[str, list] = {entry.group: [] for entry in listed}
+  for line in lines:
+    groups.setdefault(line['columns'].get('group', ''), []).append(line)
+  commands = {line['row']: line['command'] for line in lines}
+  html = render(
+    'study.html.j2',
+    name=name,
+    subtitle='',
+    chips=[f'{len(commands)} finished runs', f'{len(listed)} lines'],
+    problems=problems,
+    groups={k: t for k, x in groups.items() if (t := tables.generation_table(x)).lines},
+    trade_offs=figures.svg(figures.trade_offs(frames), 'trade-offs') if frames else '',
+    samples=base64.b64encode(pictures).decode(),
+    curves={title: svg for title, svg in curves.items() if svg},
+    networks=tables.network_table(lines),
+    commands='\n'.join(commands.values()),
+  )
+  files.write_atomic(path, html)
+  return pathlib.Path(path)
 
 
 def trade_off_figure(lines: Sequence[Mapping[str, Any]]) -> bytes:
-  """Draws coherence against quality of the methods; empty if there is only one.
-
-  Returns:
-    PNG.
-  """
+  """Draws coherence against quality of the methods as PNG; empty if there is one."""
   frames = _trade_offs(tables.entries(lines))
   return figures.png(figures.trade_offs(frames)) if frames else b''
 
 
 def _trade_offs(listed: Sequence[Entry]) -> dict[str, dict]:
   """What `figures.trade_offs` draws: each method as it is sampled from."""
-  methods = [e for e in listed if e.columns.get('group', METHODS) == METHODS]
+  methods = [e for e in listed if e.group in ('', 'methods')]
   frames = {}
   for title, (coherence, quality) in TRADE_OFFS.items():
     features = _first_features(methods, quality)
-    points = {}
-    for entry in methods:
-      cells = entry.cell(*coherence), entry.cell(*quality, features)
-      if all(cell and cell.value is not None for cell in cells):
-        points[entry.run(), entry.sampling()] = cells
+    cells = {
+      (e.run(), e.sampling()): (e.cell(*coherence), e.cell(*quality, features))
+      for e in methods
+    }
+    points = {
+      k: xy for k, xy in cells.items() if all(c and c.value is not None for c in xy)
+    }
     if len(points) > 1:
       frames[title] = points
   return frames
@@ -141,12 +124,9 @@ def _curves(points: Sequence[tuple[str, float, Entry]], xlabel: str) -> str:
       cell = entry.cells.get((*measure, features))
       if cell:
         lines.setdefault(name, {})[x] = cell
-    lines = {
-      n: dict(sorted(line.items())) for n, line in lines.items() if len(line) > 1
-    }
-    if lines:
-      frames[title] = lines
-  return figures.against_cost(frames, xlabel=xlabel) if frames else ''
+    frames[title] = {n: line for n, line in lines.items() if len(line) > 1}
+  frames = {title: lines for title, lines in frames.items() if lines}
+  return figures.curves(frames, xlabel=xlabel, is_log=True) if frames else ''
 
 
 def _paired_points(listed: Sequence[Entry]) -> list[tuple[str, float, Entry]]:
@@ -159,26 +139,17 @@ def _paired_points(listed: Sequence[Entry]) -> list[tuple[str, float, Entry]]:
   for entry in sorted(listed, key=lambda e: 'paired' not in e.columns):
     if entry.first['paired_fraction'] == 1:
       whole.setdefault(entry.run('paired', 'unpaired'), entry)
-  points, ended = [], set()
-  for entry in listed:
-    name, fraction = entry.run('paired'), entry.first['paired_fraction']
-    if fraction == 1:
-      continue
-    points.append((name, fraction, entry))
-    end = whole.get(entry.run('paired', 'unpaired'))
-    if end and name not in ended:
-      points.append((name, 1.0, end))
-      ended.add(name)
-  return points
+  partial = [e for e in listed if e.first['paired_fraction'] != 1]
+  ends = {e.run('paired'): whole.get(e.run('paired', 'unpaired')) for e in partial}
+  points = [(e.run('paired'), e.first['paired_fraction'], e) for e in partial]
+  return points + [(name, 1.0, end) for name, end in ends.items() if end]
 
 
 def _way(entry: Entry) -> str:
   """How samples were drawn, but for the number of steps."""
   sampler = entry.first['columns'].get('sampler')
-  if sampler is None:
-    return family(entry.first)
-  rest = (entry.columns.get(key) for key in ('conditioning', 'guidance'))
-  return ', '.join(filter(None, [sampler, *rest]))
+  words = filter(None, [sampler, entry.sampling('sampler')])
+  return ', '.join(words) if sampler else family(entry.first)
 
 
 def compare_samples(
@@ -204,7 +175,7 @@ def compare_samples(
   loaded = {caption: _load(path) for caption, path in paths.items()}
   first = next(iter(loaded.values()))
   observed = dict(zip(first['modalities'], first['observed'].all(0), strict=True))
-  pictures = [m for m in observed if _is_picture(first.get(f'given/{m}'))]
+  pictures = [m for m in observed if _is_picture(first[f'given/{m}'])]
   targets = [m for m in pictures if not observed[m]][:max_targets]
   count = min(max_examples, len(first['observed']))
   if not targets:
@@ -220,8 +191,9 @@ def compare_samples(
     if observed[m]
   }
   rows['test examples'] = row(first[f'given/{m}'] for m in targets)
+  same = ['modalities', 'observed', *(name for name in first if 'given/' in name)]
   for caption, content in loaded.items():
-    if _same_examples(content, first):
+    if all(np.array_equal(first[name], content.get(name)) for name in same):
       rows[caption] = row(content[f'generated/{m}'][:, 0] for m in targets)
   titles = [m if i == 0 else '' for m in targets for i in range(count + 1)][:-1]
   return grid.draw_grid(list(rows.values()), list(rows), titles)
@@ -231,28 +203,12 @@ def _load(path: str | os.PathLike) -> dict[str, np.ndarray]:
   try:
     # NumPy leaves a file open that turns out to be no archive.
     with open(path, 'rb') as f, np.load(f, allow_pickle=False) as archive:
-      arrays = dict(archive)
-    arrays['modalities'] = tuple(map(str, arrays['modalities']))
-    arrays['observed'] = np.asarray(arrays['observed'], bool)
-    return arrays
-  except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+      return dict(archive)
+  except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
     raise errors.UserError(
       f'{path} is not a file of samples ({error}); delete it and sample again.'
     ) from error
 
 
-def _is_picture(array: np.ndarray | None) -> bool:
-  return (
-    array is not None
-    and array.dtype == np.uint8
-    and array.ndim == 4
-    and array.shape[-1] in (1, 3)
-  )
-
-
-def _same_examples(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-  return one['modalities'] == other['modalities'] and all(
-    np.array_equal(array, one.get(name))
-    for name, array in other.items()
-    if name == 'observed' or name.startswith('given/')
-  )
+def _is_picture(array: np.ndarray) -> bool:
+  return array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] in (1, 3)

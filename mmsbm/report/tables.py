@@ -1,10 +1,8 @@
-"""The tables of a study: lines of its results file, averaged over seeds."""
+"""Tables for pages and documents; those of a study are averaged over seeds."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import pandas as pd
 
 from mmsbm.infra.errors import UserError
 from mmsbm.report import formats, results
@@ -38,18 +36,61 @@ CHOSEN = (
 
 
 @dataclasses.dataclass(frozen=True)
+class Table:
+  """Captions of columns, lines of words and numbers (None: absent), and a note."""
+
+  head: Sequence[str]
+  lines: Sequence[Sequence[str | Number | None]]
+  note: str = ''
+
+  @property
+  def numbers(self) -> list[Number]:
+    return [cell for line in self.lines for cell in line if isinstance(cell, Number)]
+
+  @property
+  def n(self) -> int | None:
+    """The number of examples behind every number, or None if it varies."""
+    sizes = {number.n for number in self.numbers}
+    return sizes.pop() if len(sizes) == 1 else None
+
+  @property
+  def error_width(self) -> int:
+    """Letters of the longest error, so that values stand below each other."""
+    return max((len(x.parts[1]) for x in self.numbers if x.parts[1:]), default=0)
+
+  @property
+  def is_numeric(self) -> list[bool]:
+    """Whether a column holds numbers, or words that begin with digits."""
+    columns = [list(filter(None, column)) for column in zip(*self.lines, strict=True)]
+    return [
+      all(isinstance(cell, Number) or cell[0].isdigit() for cell in column)
+      for column in columns
+    ]
+
+  def markdown(self) -> str:
+    """Writes pipes without padding, so that one new number changes one line."""
+    out = [self.head, ['---'] * len(self.head)]
+    for line in self.lines:
+      best = ['**' if isinstance(x, Number) and x.best else '' for x in line]
+      cells = ['–' if x is None else str(x) for x in line]
+      out.append([f'{b}{x}{b}' for b, x in zip(best, cells, strict=True)])
+    return ''.join(f'| {" | ".join(cells)} |\n' for cells in out)
+
+
+@dataclasses.dataclass(frozen=True)
 class Entry:
   """One line of a table: a run with one way of sampling, over all its seeds.
 
-  Attributes:
-    columns: what is said of it.
-    cells: averages over seeds; `averaged` counts them.
-    first: the first of the lines that it is made of.
+  `columns` say what it is, `cells` are averages over seeds, `first` is its first line.
   """
 
   columns: Mapping[str, str]
   cells: Mapping[Measure, Number]
   first: Mapping[str, Any]
+
+  @property
+  def group(self) -> str:
+    return self.columns.get('group', '')
 
   def run(self, *without: str) -> str:
     """What the columns say of the run, but for its group and those in `without`."""
@@ -70,25 +111,6 @@ class Entry:
     return self.cells.get((metric, count, features))
 
 
-def over_seeds(lines: pd.DataFrame) -> Number:
-  """The mean over lines that differ by their seed.
-
-  Its standard error is that of the mean over seeds, or, of one seed, the line's own.
-  Counts, of parameters for instance, that are the same in all are left as they are.
-  """
-  first = results.number(lines.iloc[0])
-  values = pd.to_numeric(lines.value, errors='coerce')
-  is_count = values.nunique() == 1 and lines.stderr.isna().all()
-  if len(lines) == 1 or is_count:
-    return dataclasses.replace(first, averaged=len(lines))
-  mean, error = values.mean(skipna=False), values.sem(skipna=False)
-  n = first.n if lines.n.nunique(dropna=False) == 1 else None
-  is_finite = formats.is_finite(mean)
-  return Number(
-    *(map(float, (mean, error)) if is_finite else (None, None)), n, len(lines)
-  )
-
-
 def entries(lines: Sequence[Mapping], generated: bool = True) -> list[Entry]:
   """Entries of a table; those of one group, and of one family, stand together.
 
@@ -100,43 +122,30 @@ def entries(lines: Sequence[Mapping], generated: bool = True) -> list[Entry]:
   Raises:
     UserError: two rows have the same columns and the same seed.
   """
-  if not lines:
+  listed, order = [], {}
+  chosen = [line for line in lines if ('sampling' in line) == generated]
+  keys = [{'key': repr(x['columns']), 'measure': _measure(x)} for x in chosen]
+  frame = results.to_frame([x | key for x, key in zip(chosen, keys, strict=True)])
+  if not chosen:
     return []
-  frame = results.to_frame(
-    [
-      {**line, 'key': repr(line['columns']), 'measure': _measure(line)}
-      for line in lines
-    ]
-  )
-  listed = []
-  frame = frame[frame.sampling.notna() == generated]
   for _, part in frame.groupby(['key', 'sampling'], sort=False, dropna=False):
     for names in part.groupby('seed').row.unique():
       if len(names) > 1:
-        raise UserError(
-          f'rows {names[0]} and {names[1]} have the same columns and seed.'
-        )
+        twins = f'rows {names[0]} and {names[1]}'
+        raise UserError(f'{twins} have the same columns and seed.')
     first = part.iloc[0].to_dict()
     # The study may have a shorter name for a setting.
-    columns = {
-      key: formats.short(first[key]) for key in SETTINGS if generated and first[key]
-    }
-    columns = first['columns'] | {
-      key: word for key, word in columns.items() if key not in first['columns']
-    }
+    keys = [key for key in SETTINGS if first[key] and key not in first['columns']]
+    columns = {key: formats.short(first[key]) for key in keys}
     cells = {
-      name: over_seeds(same) for name, same in part.groupby('measure', sort=False)
+      measure: results.average(same, over_seeds=True)
+      for measure, same in part.groupby('measure', sort=False)
     }
-    listed.append(Entry(columns, cells, first))
-  order: dict[tuple, int] = {}
+    listed.append(Entry(first['columns'] | columns, cells, first))
 
   def rank(entry):
     words = [item for item in entry.columns.items() if item[0] not in SETTINGS]
-    keys = (
-      (entry.columns.get('group'),),
-      (*words,),
-      (*words, results.family(entry.first)),
-    )
+    keys = entry.group, (*words,), (*words, results.family(entry.first))
     return *(order.setdefault(k, len(order)) for k in keys), entry.first['nfe'] or 0
 
   return sorted(listed, key=rank)
@@ -148,71 +157,36 @@ def _measure(line: Mapping[str, Any]) -> Measure:
   return line['metric'], count, line.get('features')
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """What both the Markdown and the HTML table are written from.
-
-  Attributes:
-    words: columns of words, a row for each line.
-    numbers: caption -> column of numbers; the best of each group are marked.
-    note: what the numbers are.
-    generated: whether the lines are of generated examples.
-  """
-
-  words: pd.DataFrame
-  numbers: Mapping[str, Sequence[Number | None]]
-  note: str
-  generated: bool
-
-  @property
-  def lines(self) -> list[tuple[list[str], list[Number | None]]]:
-    """Words and numbers, line by line."""
-    words = self.words.to_numpy().tolist()
-    cells = zip(*self.numbers.values(), strict=True)
-    return list(zip(words, map(list, cells), strict=True))
-
-
 def make_table(
   listed: Sequence[Entry], measured: Mapping[str, Measure], generated: bool
 ) -> Table:
   """Arranges entries and those columns of numbers that any of them has."""
-  numbers = {
-    caption: _column(listed, measure, generated)
-    for caption, measure in measured.items()
-    if any(entry.cell(*measure) for entry in listed)
-  }
   # What all of several lines say is said in the note.
   shared = dict(listed[0].columns) if len(listed) > 1 else {}
   for entry in listed:
     shared = {k: v for k, v in shared.items() if entry.columns.get(k) == v}
   seeds = [max(cell.averaged for cell in entry.cells.values()) for entry in listed]
-  groups = [entry.columns.get('group', '') for entry in listed]
-  columns = {'group': groups if len(set(groups)) > 1 else []}
-  columns['run'] = [entry.run(*shared) for entry in listed]
-  if generated:
-    columns['sampled with'] = [entry.sampling(*shared) for entry in listed]
-    columns['NFE'] = [f'{entry.first["nfe"]:,}' for entry in listed]
-  columns['seeds'] = [*map(str, seeds)] if len(set(seeds)) > 1 else []
-  words = pd.DataFrame(
-    {name: column for name, column in columns.items() if any(column)}
-  )
+  groups = [entry.group for entry in listed]
+  columns: dict[str, list] = {
+    'group': groups if len(set(groups)) > 1 else [],
+    'run': [entry.run(*shared) for entry in listed],
+    'sampled with': [entry.sampling(*shared) for entry in listed if generated],
+    'NFE': [f'{entry.first["nfe"]:,}' for entry in listed if generated],
+    'seeds': [*map(str, seeds)] if len(set(seeds)) > 1 else [],
+  }
+  for caption, measure in measured.items():
+    cells = dict(enumerate(entry.cell(*measure) for entry in listed))
+    for group in set(groups) if generated else ():
+      rivals = {i: cell for i, cell in cells.items() if groups[i] == group}
+      better = 'low' if measure[0] in results.LOW else 'high'
+      cells |= results.mark_best(rivals, better)
+    columns[caption] = list(cells.values())
+  columns = {name: column for name, column in columns.items() if any(column)}
+  table = Table(list(columns), list(zip(*columns.values(), strict=True)))
   shared.pop('group', None)
-  note = _note(
-    listed, shared, set(seeds), [x for c in numbers.values() for x in c if x]
+  return dataclasses.replace(
+    table, note=_note(listed, shared, set(seeds), table.numbers)
   )
-  return Table(words, numbers, note, generated)
-
-
-def _column(listed, measure, generated) -> list[Number | None]:
-  cells = {i: entry.cell(*measure) for i, entry in enumerate(listed)}
-  groups = [entry.columns.get('group') for entry in listed]
-  better = 'low' if measure[0] in results.LOW else 'high'
-  for entry in listed:
-    better = (entry.first.get('better') or {}).get(measure[0], better)
-  for group in set(groups) if generated else ():
-    rivals = {i: cell for i, cell in cells.items() if groups[i] == group}
-    cells |= results.mark_best(rivals, better)
-  return list(cells.values())
 
 
 def _note(listed, shared, seeds, cells) -> str:
@@ -222,18 +196,15 @@ def _note(listed, shared, seeds, cells) -> str:
     error = 'over test examples, for one trained model'
   elif len(seeds) == 1:
     error = f'over {min(seeds)} seeds of the training'
-  size = ''
-  if sizes:
-    several = f'Between {sizes[0]:,} and {sizes[-1]:,} test examples'
-    size = several if len(sizes) > 1 else f'n = {sizes[0]:,} test examples'
+  size = [f'n = {size:,} test examples' for size in sizes]
+  if len(sizes) > 1:
+    size = [f'Between {sizes[0]:,} and {sizes[-1]:,} test examples']
   machines = dict.fromkeys(f'{e.first["device"]}, jax {e.first["jax"]}' for e in listed)
   words = ', '.join(f'{key} {value}' for key, value in shared.items())
-  return formats.sentence(
-    f'In all lines: {words}' if words else '',
-    f'± is one standard error {error}',
-    size,
-    f'Made on {"; ".join(machines)}',
-  )
+  return '. '.join([
+    *([f'In all lines: {words}'] if words else []),
+    f'± is one standard error {error}', *size, f'Made on {"; ".join(machines)}.',
+  ])  # fmt: skip
 
 
 def generation_table(lines: Sequence[Mapping]) -> Table:
@@ -242,10 +213,8 @@ def generation_table(lines: Sequence[Mapping]) -> Table:
   sizes = [entry.first['modalities'] for entry in listed]
   usual = max(sizes, key=sizes.count, default=2)
   captions = {'rest': 'given the rest', 1: 'coherence given 1'}
-  measured: dict[str, Measure] = {
-    captions.get(k, f'given {k}'): ('coherence', k, None)
-    for k in (*range(1, usual - 1), 'rest')
-  }
+  counts = (*range(1, usual - 1), 'rest')
+  measured = {captions.get(k, f'given {k}'): ('coherence', k, None) for k in counts}
   measured['joint'] = ('joint_coherence', 0, None)
   measures = dict.fromkeys(m for entry in listed for m in entry.cells)
   given = {0: ', unconditional', 1: ', given 1', 'rest': ', given the rest', None: ''}
@@ -275,24 +244,9 @@ def markdown(lines: Sequence[Mapping]) -> str:
   methods, the table of the networks follows.
   """
   table = generation_table(lines)
-  out = f'{_markdown(table)}\n{table.note}\n'
+  out = f'{table.markdown()}\n{table.note}\n'
   groups = {line['columns'].get('group') for line in lines}
   if None not in groups and len(groups) == 1:
     networks = network_table(lines)
-    out += '\n' + _markdown(networks) if len(networks.words) else ''
+    out += '\n' + networks.markdown() if networks.lines else ''
   return out
-
-
-def _markdown(table: Table) -> str:
-  """Writes pipes without padding, so that one new number changes one line."""
-  head = [*table.words, *table.numbers]
-  out = [head, ['---'] * len(head)]
-  out += [[*words, *map(_markdown_cell, numbers)] for words, numbers in table.lines]
-  return '\n'.join(f'| {" | ".join(cells)} |' for cells in out) + '\n'
-
-
-def _markdown_cell(cell: Number | None) -> str:
-  if cell is None:
-    return '–'
-  text = formats.format_number(cell.value, cell.stderr)
-  return f'**{text}**' if cell.best else text

@@ -2,6 +2,7 @@ import html.parser
 import io
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 
@@ -36,9 +37,9 @@ def lines():
 
 
 def test_smooth_is_unbiased_from_the_start():
-  np.testing.assert_allclose(figures.smooth(np.full(400, 3.0)), 3.0, rtol=1e-12)
+  np.testing.assert_allclose(figures.smooth(pd.Series([3.0] * 400)), 3.0, rtol=1e-12)
   # Time constant 8 of 400 values: the weights of 0, 1 are (1 - 1/8) : 1.
-  out = figures.smooth(np.r_[0.0, np.ones(399)])
+  out = figures.smooth(pd.Series(np.r_[0.0, np.ones(399)]))
   np.testing.assert_allclose(out[:2], [0.0, 8 / 15])
 
 
@@ -48,15 +49,15 @@ def test_pareto_front_leaves_out_what_is_beaten():
 
 
 def test_curves_is_an_element_in_the_colours_of_the_page(lines):
-  svg = figures.curves(lines, xlabel='given', ylabel='a < b')
+  svg = figures.curves({'': lines}, xlabel='given', ylabel='a < b')
   assert svg.startswith('<svg role="img"') and is_well_formed(svg)
   assert 'm&lt;0&gt;' in svg and 'var(--ink)' in svg
   assert 'http' not in svg and figures.INK not in svg and '<style' not in svg
 
 
 def test_names_inside_figures_do_not_meet(lines):
-  first = figures.curves(lines, xlabel='given', ylabel='a')
-  second = figures.curves(lines, xlabel='given', ylabel='b')
+  first = figures.curves({'': lines}, xlabel='given', ylabel='a')
+  second = figures.curves({'': lines}, xlabel='given', ylabel='b')
   ids = [
     {part.split('"')[0] for part in svg.split(' id="')[1:]} for svg in (first, second)
   ]
@@ -66,7 +67,7 @@ def test_names_inside_figures_do_not_meet(lines):
 
 
 def test_figures_are_the_same_every_time(lines):
-  make = lambda: figures.curves(lines, xlabel='given', ylabel='a')  # noqa: E731
+  make = lambda: figures.curves({'': lines}, xlabel='given', ylabel='a')  # noqa: E731
   assert make() == make()
 
 
@@ -76,20 +77,21 @@ def test_colours_are_all_different(count):
 
 
 def test_training_survives_values_that_are_not_finite():
-  steps = np.arange(3)
-  series = {'m0': (steps, np.full(3, np.nan)), 'm1': (steps, np.r_[1.0, np.nan, 9.0])}
+  series = {'m0': pd.Series([np.nan] * 3), 'm1': pd.Series([1.0, np.inf, 9.0])}
   assert 'step' in figures.training('score: loss', series)
   assert 'step' in figures.training('score: loss', {'m0': series['m0']})
 
 
 def test_training_draws_few_points_of_a_long_curve():
   values = np.random.default_rng(0).normal(size=20_000)
-  assert len(figures.training('loss', {'m0': (np.arange(20_000), values)})) < 60_000
+  assert len(figures.training('loss', {'m0': pd.Series(values)})) < 60_000
 
 
-def test_against_cost_has_a_logarithmic_axis_with_plain_ticks():
+def test_curves_may_have_a_logarithmic_axis_with_plain_ticks():
   line = {x: Number(0.1 * x, 0.01) for x in (10, 11, 100)}
-  svg = figures.against_cost({'title': {'a': line, 'b': line}}, xlabel='evaluations')
+  svg = figures.curves(
+    {'title': {'a': line, 'b': line}}, xlabel='evaluations', is_log=True
+  )
   assert '>10<' in svg and '>20<' in svg and '>100<' in svg
 
 

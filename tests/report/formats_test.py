@@ -37,11 +37,7 @@ def test_format_seconds(seconds, expected):
   assert formats.format_seconds(seconds) == expected
 
 
-def test_describe_writes_a_component_as_a_call():
-  assert formats.describe({'name': 'heun', 'num_steps': 9}) == 'heun(num_steps=9)'
+def test_describe_writes_a_mapping_in_one_line():
   assert formats.describe({'jax': '0.1', 'numpy': '2'}) == 'jax 0.1, numpy 2'
+  assert formats.describe(['cpu', 'gpu']) == 'cpu, gpu' and formats.describe(3) == '3'
   assert formats.short('time_zero() + a(b=1)') == 'time_zero + a(b=1)'
-
-
-def test_sentence_ends_every_part_once():
-  assert formats.sentence('One', '', 'two.') == 'One. two.'

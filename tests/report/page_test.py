@@ -70,6 +70,18 @@ def test_page_of_a_run_without_labels_shows_what_was_measured(
   assert 'not evaluated' not in page.text and 'three <words> here' in page.text
 
 
+def test_page_shows_the_accuracy_on_real_examples_beside_coherence(
+  page, unlabelled_run
+):
+  start = page.text.index('Generated examples')
+  assert page.text[start:].startswith(
+    'Generated examples given nothing given 1 given 2 (rest) real examples n '
+    'Coherence ↑ – 0.812 ± 0.002 0.938 ± 0.002 0.991 ± 0.002 1,234 '
+    'Joint coherence , at least 3 agree 0.688 ± 0.002 – – 1,234 '
+  )
+  assert 'real examples' not in report.write_report(unlabelled_run).read_text()
+
+
 def test_page_states_the_settings_of_a_sampling_once(page):
   assert page.text.count('heun(num_steps=9)') == 1
   assert page.text.count('heun(num_steps=5)') == 1
@@ -80,8 +92,8 @@ def test_page_compares_samplings_with_the_best_in_bold(page):
   assert best.count('num best') == 2
   text = page.text[page.text.index('Samplings compared default few') :]
   assert text.startswith(
-    'Samplings compared default few Coherence, given 1 ↑ 0.812 ± 0.002 0.562 ± 0.002 '
-    'Fréchet distance (digit features), given nothing ↓ 8.250 ± 0.002 6.500 ± 0.002'
+    'Samplings compared default few Coherence , given 1 ↑ 0.812 ± 0.002 0.562 ± 0.002 '
+    'Fréchet distance (digit features) , given nothing ↓ 8.250 ± 0.002 6.500 ± 0.002'
   )
 
 

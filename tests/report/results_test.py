@@ -127,6 +127,20 @@ def test_mark_best_follows_the_direction(better, best):
   assert [key for key, x in marked.items() if x and x.best] == list(best)
 
 
+@pytest.mark.parametrize(
+  ('metric', 'title'),
+  [
+    ('coherence_macro', 'Coherence (macro average)'), ('f1_by_entry', 'F1 by entry'),
+    ('reconstruction_r2', 'Reconstruction R²'), ('mse', 'Mean squared error'),
+    ('vae_log_likelihood_bound', 'VAE log-likelihood bound'),
+    ('joint_coherence_with_first', 'Joint coherence with the first modality'),
+    ('frechet', 'Fréchet distance'), ('sharpness', 'Sharpness'),
+  ],
+)  # fmt: skip
+def test_title_is_written_as_people_do(metric, title):
+  assert results.title(metric) == title
+
+
 def test_mark_best_needs_a_rival():
   assert not results.mark_best({'a': Number(1.0), 'b': None}, 'high')['a'].best
 

@@ -65,7 +65,7 @@ def test_compare_samples_shows_first_samples_below_what_is_given(tmp_path, make_
   make_npz(paths['c'], 150, given=11)
   png = report.compare_samples(paths)
   one = area(png, 100)
-  assert one > 3 * 3000 and area(png, 200) == one
+  assert one > 3 * 3000 and area(png, 200) == pytest.approx(one, rel=0.01)
   assert area(png, 10) == pytest.approx(2 * one, rel=0.02)
   assert area(png, 150) < one / 20
   assert area(report.compare_samples(paths, max_examples=1), 100) < one / 2
