@@ -198,7 +198,7 @@ def requirements():
 def test_requirements_are_what_is_imported():
   """An import that only some other package happens to bring breaks when it stops."""
   providers = importlib.metadata.packages_distributions()
-  known = {'mmsbm', 'configs', *sys.stdlib_module_names}
+  known = {'mmsbm', 'configs', 'my_parts', *sys.stdlib_module_names}
   listed, needed = set(requirements()), set()
   for folder in ('mmsbm', 'configs', 'tests'):
     for path in (ROOT / folder).rglob('*.py'):

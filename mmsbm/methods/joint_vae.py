@@ -49,13 +49,13 @@ _JOINT = (
 
 def make(c: Section, problem: Problem) -> Method:
   """Makes the method from config.joint, score and samplings."""
+  section = own_section(c, 'joint')
   for name in ('energy', 'refiner'):
     if c.get(name):
       raise UserError(
         f'config.{name}: a joint VAE has no such step; its decoders may be diffusion '
         'models themselves. Leave the section out.'
       )
-  section = own_section(c, 'joint')
   section.known((*TRAINING, *_JOINT))
   learner = _learner(section, problem)
   layout = LatentLayout((learner.shared_dim,))

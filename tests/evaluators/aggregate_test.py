@@ -1,6 +1,7 @@
 """Averages of what was measured on the same examples."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -97,9 +98,12 @@ def test_influences_are_those_of_the_examples_wherever_they_stand():
     )
     for name, has in zip('ab', present, strict=True)
   }
-  rows = Rows(
-    lambda metric, value, stderr, **f: (f['target'], stderr), {'m': Mean()}, 10
+  evaluation = types.SimpleNamespace(
+    row=lambda metric, value, stderr, **f: (f['target'], stderr),
+    plan=types.SimpleNamespace(metrics={'m': Mean()}),
+    rows=np.arange(10),
   )
+  rows = Rows(evaluation, {})
   rows.add(targets, positions, {})
   total = np.zeros(10)
   for has in present:

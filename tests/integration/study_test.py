@@ -40,7 +40,7 @@ def get_config(arg=None):
   c.evaluate.evaluators.conditional.max_subsets = 2
   c.evaluate.evaluators.samples.num_examples = 2
   c.evaluate.evaluators.samples.num_samples = 1
-  del c.evaluate.metrics.precision_recall
+  del c.evaluate.metrics.precision, c.evaluate.metrics.recall
   c.samplings = dict(default=dict(
     sampler=dict(name='dpm_solver', num_steps=2), conditioning=dict(name='time_zero'),
     guidance={},
