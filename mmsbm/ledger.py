@@ -109,8 +109,16 @@ class Ledger:
   def _lender_card(self, step: Step) -> dict[str, Any]:
     card = self._stored_card(step.name)
     if card is None:
+      # One of an older version says how to bring it up to date.
+      self._lender_record(step)
       raise UserError(f'{self._place(step.name)} has no step {step.name!r}.')
     return card
+
+  def _lender_record(self, step: Step) -> dict[str, Any]:
+    try:
+      return read_record(self.borrow[step.name])
+    except UserError as e:
+      raise UserError(f'{self._place(step.name)}: {e}') from e
 
   def _place(self, step: str) -> str:
     return f'config.borrow.{step}={self.borrow[step]}'
@@ -127,10 +135,7 @@ class Ledger:
 
   def _check_lender(self, step: Step) -> None:
     place, folder = self._place(step.name), self.borrow[step.name]
-    try:
-      record = read_record(folder)
-    except UserError as e:
-      raise UserError(f'{place}: {e}') from e
+    record = self._lender_record(step)
     if record['config'].get('borrow', {}).get(step.name):
       raise UserError(
         f'{place} has no {step.name!r} of its own: give the run that it uses, '

@@ -402,7 +402,9 @@ def test_check_lenders_refuses_what_is_no_run(tmp_path):
   (tmp_path / 'lender' / 'run.json').write_text('{"config": {"stages": []}}')
   with pytest.raises(UserError, match=f'{place}: .* older version .*convert_run'):
     check(tmp_path, tmp_path / 'lender')
-  with pytest.raises(UserError, match="has no step 'first'"):
+  with pytest.raises(
+    UserError, match=r'config.borrow.first=.*nothing: .* is not a run'
+  ):
     ledger(tmp_path / 'own', first=tmp_path / 'nothing').fingerprints  # noqa: B018
 
 

@@ -224,10 +224,7 @@ def _convert_steps(run: pathlib.Path, old: Config, new: Config) -> None:
     }
     made_from[step.name] = latest
     if step.name not in ledger.borrow and any(n is not None for n in latest.values()):
-      try:
-        ledger.claim(step)
-      except UserError as e:
-        raise UserError(f'{e} A run that others use is converted before them.') from e
+      ledger.claim(step)
   for path in run.glob(_FILES['mixtures']):
     path.unlink()
 

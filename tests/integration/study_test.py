@@ -144,7 +144,7 @@ def test_study_results_are_averages_of_its_runs(finished_study):
   assert len(measured) == len(of_one)
   assert measured >= {
     ('coherence', 1, None, 'default'), ('joint_coherence', 0, None, 'default'),
-    ('frechet', 0, 'classifier', 'default'), ('frechet', 1, 'classifier', 'heun'),
+    ('frechet', 0, 'digit', 'default'), ('frechet', 1, 'digit', 'heun'),
     ('joint_coherence', 0, None, 'heun'), ('classifier_accuracy', None, None, None),
     ('reconstruction', None, None, None), ('seconds_per_sample', None, None, None),
   }  # fmt: skip

@@ -29,8 +29,11 @@ def resolved(row):
   return config
 
 
-def built(definition, folder):
-  """(row, config, experiment) of the rows of a study; nothing is computed."""
+def built(definition, folder, only=''):
+  """(row, config, experiment) of the rows of a study; nothing is computed.
+
+  With `only`, other rows than that are looked at, but not built.
+  """
   from mmsbm.experiment import make_experiment
 
   rows = load_study(definition)
@@ -42,6 +45,8 @@ def built(definition, folder):
     config = resolved(row)
     assert set(row.borrow) <= set(config['borrow'])
     assert set(row.sampling_columns) <= set(config['samplings'])
+    if only not in ('', row.name):
+      continue
     # Facts of the data in place of the data, which are not needed.
     record = {'num_classes': {'class': 10}, 'data_hash': '', 'data_samples': {}}
     experiment = make_experiment(config, folder / row.name, record)
@@ -55,9 +60,7 @@ def test_any_to_any_samples_with_as_many_evaluations_as_it_says(data, smoke, tmp
   definition = f'configs/studies/any_to_any.py:data={data},seeds=1' + ',smoke' * smoke
   from configs.studies import any_to_any
 
-  for row, config, experiment in built(definition, tmp_path):
-    if row.name != 'vae_s0':
-      continue
+  for _, config, experiment in built(definition, tmp_path, 'vae_s0'):
     for name in config['samplings']:
       solver, _, number = name.rpartition('_')
       if solver in any_to_any.SOLVERS:
