@@ -36,6 +36,7 @@ RUNS = (
 # Only with -m slow: a minute of compiling convolutions each. Their methods are also
 # those of other runs, and `golden_test` goes through the shapes of all.
 SLOW = {
+  ('polymnist', 'method=sbm_vae,modalities=2'),
   ('polymnist', 'method=sbm_vae,modalities=2,preset=paper'),
   ('polymnist', 'method=diff_mvae,modalities=2'),
 }
