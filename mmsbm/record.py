@@ -97,8 +97,9 @@ def _locks(only: Sequence[str]) -> dict[str, bool]:
 
   Who trains 'unimodal/m0' shares the folder, and the step 'unimodal', with others.
   """
-  out = {'.lock': not only}
-  for name in only:
+  names = [name for name in only if name]
+  out = {'.lock': not names}
+  for name in names:
     parts = name.split('/')
     for number in range(1, len(parts) + 1):
       file = '.lock-' + re.sub(r'[^\w.-]', '_', '/'.join(parts[:number]))

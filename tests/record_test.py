@@ -160,8 +160,19 @@ def test_lock_lets_others_train_other_learners(tmp_path):
     assert not locked_by_another_process(tmp_path, ['unimodal/m1'])
     assert locked_by_another_process(tmp_path, ['unimodal/m0'])
     assert locked_by_another_process(tmp_path)
-  with lock(tmp_path):
+  for everything in ((), ('',)):
+    with lock(tmp_path, everything):
+      assert locked_by_another_process(tmp_path, ['unimodal/m1'])
+
+
+def test_lock_of_a_step_is_that_of_all_its_learners(tmp_path):
+  with lock(tmp_path, ('unimodal', 'unimodal/m0')):
     assert locked_by_another_process(tmp_path, ['unimodal/m1'])
+    assert not locked_by_another_process(tmp_path, ['classifier/digit'])
+  with lock(tmp_path, ('unimodal/m0', 'unimodal/m1')):
+    assert locked_by_another_process(tmp_path, ['unimodal'])
+    assert locked_by_another_process(tmp_path, ['unimodal/m2', 'unimodal/m1'])
+    assert not locked_by_another_process(tmp_path, ['unimodal/m2', 'score'])
 
 
 def test_lock_of_a_step_is_that_of_all_its_learners(tmp_path):
