@@ -175,16 +175,6 @@ def test_lock_of_a_step_is_that_of_all_its_learners(tmp_path):
     assert not locked_by_another_process(tmp_path, ['unimodal/m2', 'score'])
 
 
-def test_lock_of_a_step_is_that_of_all_its_learners(tmp_path):
-  with lock(tmp_path, ('unimodal', 'unimodal/m0')):
-    assert locked_by_another_process(tmp_path, ['unimodal/m1'])
-    assert not locked_by_another_process(tmp_path, ['classifier/digit'])
-  with lock(tmp_path, ('unimodal/m0', 'unimodal/m1')):
-    assert locked_by_another_process(tmp_path, ['unimodal'])
-    assert locked_by_another_process(tmp_path, ['unimodal/m2', 'unimodal/m1'])
-    assert not locked_by_another_process(tmp_path, ['unimodal/m2', 'score'])
-
-
 def test_lock_in_one_process(tmp_path):
   message = f'another process is working in {tmp_path}: wait for it or stop it.'
   with lock(tmp_path), pytest.raises(UserError, match=message), lock(tmp_path):
