@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmsbm.infra.errors import UserError
-from mmsbm.modalities import base, tiles
+from mmsbm.modalities import Kind, tiles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Angle:
+class Angle(Kind):
   """Directions in degrees, float32 [N]; networks see cosine and sine.
 
   Attributes:
@@ -32,10 +32,6 @@ class Angle:
     if not self.radius > 0:
       raise UserError(f'radius of an angle is {self.radius}; it must be positive.')
 
-  def check(self, raw: Any, name: str) -> np.ndarray:
-    """Angles [N] as float32."""
-    return base.check_array(self, raw, f'modality {name!r}')
-
   def to_model(self, raw: jax.Array) -> jax.Array:
     """Angles [B] to vectors [B, 2]."""
     radians = jnp.deg2rad(raw)
@@ -45,10 +41,10 @@ class Angle:
     """Vectors [B, 2] to angles [B]."""
     return jnp.rad2deg(jnp.arctan2(x[..., 1], x[..., 0]))
 
-  def read(self, cell: Any, root: Any) -> np.ndarray | None:
-    """An angle from a cell of a table; None if it is empty."""
+  def _read(self, cell: Any, root: Any) -> np.ndarray:
+    """An angle from a cell of a table."""
     del root
-    return None if cell in (None, '') else np.float32(cell)
+    return self.check([float(cell)], 'a cell')[0]
 
   def show(self, example: np.ndarray) -> str:
     """The hand of a clock."""
@@ -59,6 +55,3 @@ class Angle:
       f'<line x1="32" y1="32" x2="{x:.1f}" y2="{y:.1f}" stroke="{tiles.INK}"/>',
     ]
     return tiles.drawing(64, 64, shapes, f'{float(example):.0f} degrees')
-
-  def picture(self, example: np.ndarray) -> None:
-    """None: an angle is no picture."""
