@@ -287,8 +287,6 @@ def test_links_of_pages_lead_somewhere():
         continue
       path, _, fragment = link.partition('#')
       target = (page.parent / path).resolve() if path else page
-      if target.name in ('LICENSE', 'CITATION.cff'):
-        continue
       assert target.exists(), f'{page.name}: {link}'
       if fragment:
         headings = re.findall(r'^#+ (.*)$', target.read_text(), flags=re.M)
