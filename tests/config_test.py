@@ -48,10 +48,10 @@ TABLE = {'part': Part, 'anything': anything}
 @pytest.fixture(autouse=True)
 def module(monkeypatch):
   """A module of a user's own."""
-  own = types.ModuleType('own_parts')
-  own.Part, own.Outer, own.number = Other, types.SimpleNamespace(Inner=Part), 3
-  monkeypatch.setitem(sys.modules, 'own_parts', own)
-  return own
+  module = types.ModuleType('own_parts')
+  module.Part, module.Outer, module.number = Other, types.SimpleNamespace(Inner=Part), 3
+  monkeypatch.setitem(sys.modules, 'own_parts', module)
+  return module
 
 
 # --- parts by name ------------------------------------------------------------
@@ -280,8 +280,8 @@ def test_section_names_a_place_once():
   """What lies deeper says more; a word that ends in 'config.' is no place."""
   deep = UserError('config.score.network.size is wrong.')
   assert CONFIG.error(deep) is deep
-  own = SCORE.error(UserError("module 'myconfig.parts' is wrong."))
-  assert str(own) == "config.score: module 'myconfig.parts' is wrong."
+  error = SCORE.error(UserError("module 'myconfig.parts' is wrong."))
+  assert str(error) == "config.score: module 'myconfig.parts' is wrong."
 
 
 def test_number():

@@ -95,8 +95,8 @@ def test_make_experiment_names_a_section_that_is_missing(tmp_path, name):
   c = config()
   del c[name]
   with pytest.raises(UserError, match=f'^config.{name} is missing'):
-    made = make_experiment(c, tmp_path, RECORD)
-    made.problem.dataset  # noqa: B018
+    experiment = make_experiment(c, tmp_path, RECORD)
+    experiment.problem.dataset  # noqa: B018
 
 
 # --- with data ----------------------------------------------------------------

@@ -285,10 +285,10 @@ def test_spec_names_the_examples_that_a_score_model_learns_from(tmp_path):
   old, config['score']['paired_fraction'] = ledger(tmp_path, config), 0.25
   new = ledger(tmp_path, config)
   for index, name in ((3, 'score'), (4, 'energy')):
-    found = identity.differences(
+    differences = identity.differences(
       *(identity.spec_of(x.steps[index]) for x in (old, new))
     )
-    assert found == [
+    assert differences == [
       f"{name}.source: (absent) -> {{'paired_fraction': 0.25, 'use_unpaired': True}}"
     ]
 

@@ -106,12 +106,12 @@ def test_rows_do_not_depend_on_the_chunk_size(chunk_size):
   x, shown = examples(11), observed(11)
   encoded = whole.encode(x)
   check_equal(parts.encode(x), encoded)
-  for made in ('latents', 'reconstruct', 'decode', 'sample'):
-    if made == 'sample':
+  for name in ('latents', 'reconstruct', 'decode', 'sample'):
+    if name == 'sample':
       out = [m.sample(encoded, shown, key=KEY) for m in (whole, parts)]
-    elif made == 'latents':
+    elif name == 'latents':
       out = [m.latents(encoded, shown, key=KEY) for m in (whole, parts)]
-    elif made == 'reconstruct':
+    elif name == 'reconstruct':
       out = [m.reconstruct(encoded, key=KEY) for m in (whole, parts)]
     else:
       z = whole.latents(encoded, np.ones((11, 2), bool), key=KEY)
@@ -131,11 +131,11 @@ def test_encode_is_that_of_the_model():
 
 def test_programs_are_compiled_once_for_all_chunks():
   model = Model()
-  made = inference(4, model)
+  runner = inference(4, model)
   x = examples(11)
   for seed in range(2):
-    encoded = made.encode(x)
-    made.sample(encoded, observed(11), key=jax.random.key(seed))
+    encoded = runner.encode(x)
+    runner.sample(encoded, observed(11), key=jax.random.key(seed))
   assert model.traces == [('encode', (4, 3)), ('own', (4, 2))]
 
 
@@ -156,10 +156,10 @@ def noise_of(key, rows):
 def test_sample_draws_latents_and_examples_from_keys_of_their_own():
   """The keys of row i are those of (key, i), and of (key, 'decode', i)."""
   x = examples(6)
-  made = inference()
-  encoded = made.encode(x)
+  runner = inference()
+  encoded = runner.encode(x)
   rows = np.array([3, 0, 9, 4, 5, 7])
-  drawn = made.sample(encoded, observed(6), key=KEY, rows=rows)
+  drawn = runner.sample(encoded, observed(6), key=KEY, rows=rows)
   z = encoded['z'] + noise_of(KEY, rows)
   z = z + 0.01 * noise_of(fold_in_name(KEY, 'decode'), rows)
   np.testing.assert_allclose(drawn[0], 2 * z[:, :3], rtol=1e-4, atol=1e-5)
@@ -169,55 +169,55 @@ def test_sample_draws_latents_and_examples_from_keys_of_their_own():
 
 
 def test_sample_of_some_rows_is_a_part_of_all():
-  made, x = inference(4), examples(11)
-  encoded, shown = made.encode(x), observed(11)
-  whole = made.sample(encoded, shown, key=KEY)
+  runner, x = inference(4), examples(11)
+  encoded, shown = runner.encode(x), observed(11)
+  whole = runner.sample(encoded, shown, key=KEY)
   order = np.array([7, 2, 10])
   part = jax.tree.map(lambda a: a[order], encoded)
   check_equal(
-    made.sample(part, shown[order], key=KEY, rows=order),
+    runner.sample(part, shown[order], key=KEY, rows=order),
     tuple(a[order] for a in whole),
   )
-  other = made.sample(encoded, shown, key=jax.random.key(4))
+  other = runner.sample(encoded, shown, key=jax.random.key(4))
   assert (other[0] != whole[0]).all()
 
 
 def test_decode_and_reconstruct_take_the_key_as_it_is():
-  made, x = inference(), examples(4)
-  encoded = made.encode(x)
+  runner, x = inference(), examples(4)
+  encoded = runner.encode(x)
   latents = {'a': encoded['z'][:, :3], 'b': encoded['z'][:, 3:]}
   expected = 2 * (encoded['z'] + 0.01 * noise_of(KEY, range(4)))[:, :3]
-  for out in (made.decode(latents, key=KEY), made.reconstruct(encoded, key=KEY)):
+  for out in (runner.decode(latents, key=KEY), runner.reconstruct(encoded, key=KEY)):
     np.testing.assert_allclose(out[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_default_sampling_is_the_first():
-  made = inference()
-  assert made.default == 'own'
-  encoded = made.encode(examples(2))
+  runner = inference()
+  assert runner.default == 'own'
+  encoded = runner.encode(examples(2))
   check_equal(
-    made.sample(encoded, observed(2), key=KEY),
-    made.sample(encoded, observed(2), key=KEY, sampling='own'),
+    runner.sample(encoded, observed(2), key=KEY),
+    runner.sample(encoded, observed(2), key=KEY, sampling='own'),
   )
 
 
 @pytest.mark.parametrize('chunk_size', [4, 5, 100])
 def test_per_row_gives_every_row_its_key(chunk_size):
-  made = inference(chunk_size)
+  runner = inference(chunk_size)
   values = np.arange(11, dtype=np.float32)
 
   def fn(variables, keys, value, tree):
     noise = jax.vmap(jax.random.normal)(keys)
     return {'x': variables['factor'] * value + tree['y'], 'noise': noise}
 
-  out = made.per_row(fn, KEY, values, {'y': 2 * values}, name='numbers')
+  out = runner.per_row(fn, KEY, values, {'y': 2 * values}, name='numbers')
   np.testing.assert_allclose(out['x'], 3.5 * values, rtol=1e-6)
   keys = row_keys(KEY, jnp.arange(11))
   np.testing.assert_allclose(out['noise'], jax.vmap(jax.random.normal)(keys), rtol=1e-5)
 
 
 def test_map_chunks_needs_no_keys():
-  made, seen = inference(4), []
+  runner, seen = inference(4), []
 
   @jax.jit
   def fn(variables, x, y):
@@ -225,7 +225,7 @@ def test_map_chunks_needs_no_keys():
     return variables * x + y
 
   x = np.arange(10.0, dtype=np.float32)
-  np.testing.assert_allclose(made.map_chunks(fn, jnp.float32(3), x, x), 4 * x)
+  np.testing.assert_allclose(runner.map_chunks(fn, jnp.float32(3), x, x), 4 * x)
   assert seen == [(4,)]
 
 
@@ -235,9 +235,9 @@ def test_map_chunks_needs_no_keys():
 def test_couples_rows_never_sees_padding():
   """Its last chunk is short; the first ones are as large as they are asked to be."""
   model = Model()
-  made, x = inference(4, model), examples(6)
-  encoded = made.encode(x)
-  drawn = made.sample(encoded, observed(6), key=KEY, sampling='coupled')
+  runner, x = inference(4, model), examples(6)
+  encoded = runner.encode(x)
+  drawn = runner.sample(encoded, observed(6), key=KEY, sampling='coupled')
   assert [shape for name, shape in model.traces if name == 'coupled'] == [
     (4, 2), (2, 2),
   ]  # fmt: skip
@@ -248,11 +248,11 @@ def test_couples_rows_never_sees_padding():
 
 
 def test_couples_rows_cannot_be_split_unevenly(monkeypatch):
-  made = inference(4)
-  encoded = made.encode(examples(5))
+  runner = inference(4)
+  encoded = runner.encode(examples(5))
   monkeypatch.setattr(jax, 'device_count', lambda: 2)
   with pytest.raises(UserError, match='batch_norms cannot split 5 rows over 2 devices'):
-    made.sample(encoded, observed(5), key=KEY, sampling='coupled')
+    runner.sample(encoded, observed(5), key=KEY, sampling='coupled')
 
 
 # --- numbers that are none ----------------------------------------------------
@@ -260,23 +260,23 @@ def test_couples_rows_cannot_be_split_unevenly(monkeypatch):
 
 def test_sample_that_is_not_finite_names_modality_and_sampling():
   """Of 8-bit pictures one would not see it."""
-  made = inference(4)
-  encoded = made.encode(examples(9))
+  runner = inference(4)
+  encoded = runner.encode(examples(9))
   shown = np.ones((9, 2), bool)
-  made.sample(encoded, shown, key=KEY, sampling='torn')
+  runner.sample(encoded, shown, key=KEY, sampling='torn')
   shown[7, 1] = False
   with pytest.raises(UserError, match=r"sampling 'torn' gave \['b'\] that are not fin"):
-    made.sample(encoded, shown, key=KEY, sampling='torn')
+    runner.sample(encoded, shown, key=KEY, sampling='torn')
 
 
 @pytest.mark.parametrize(
   ('value', 'names'), [(np.nan, r"\['a'\]"), (np.inf, r"\['a', 'b'\]")]
 )
 def test_decoded_that_is_not_finite_names_modalities(value, names):
-  made = inference(4)
+  runner = inference(4)
   latents = {'a': np.zeros((6, 3), np.float32), 'b': np.zeros((6, 4), np.float32)}
   latents['a'][5, 1] = value
   if value == np.inf:
     latents['b'][0, 0] = value
   with pytest.raises(UserError, match=f'the decoders of {names} gave values that are'):
-    made.decode(latents, key=KEY)
+    runner.decode(latents, key=KEY)

@@ -69,8 +69,8 @@ def stage(name, learners, needs=(), **training):
 
 
 def first(rate=0.5, names='ab', **training):
-  own = [Own(Part(name), rate, index=i) for i, name in enumerate(names)]
-  return stage('first', own, **training)
+  learners = [Own(Part(name), rate, index=i) for i, name in enumerate(names)]
+  return stage('first', learners, **training)
 
 
 def readers(names='ab', width=4):
@@ -96,26 +96,26 @@ def ledger(workdir, steps=STEPS, seed=0, data=DATA, **borrow):
   )
 
 
-def save(made, name, step=10):
+def save(book, name, step=10):
   """Puts an empty checkpoint of a learner where one would be."""
-  folder = made.workdir / 'checkpoints' / name / str(step)
+  folder = book.workdir / 'checkpoints' / name / str(step)
   folder.mkdir(parents=True)
 
 
 def trained(workdir, steps=STEPS, seed=0, data=DATA, config=None, unfinished=()):
   """A folder in which all is trained."""
-  made = ledger(workdir, steps, seed, data)
+  book = ledger(workdir, steps, seed, data)
   for step in steps:
-    made.claim(step)
+    book.claim(step)
     for training in getattr(step, 'trainings', ()):
-      save(made, training.name, 3 if training.name in unfinished else 10)
+      save(book, training.name, 3 if training.name in unfinished else 10)
   record = {
     'config': {'samplings': {}, 'borrow': {}} | (config or {}),
     'data_hash': data.content_hash,
     'data_samples': dict(data.digests),
   }
   (workdir / 'run.json').write_text(json.dumps(record))
-  return made
+  return book
 
 
 # --- fingerprints -------------------------------------------------------------
@@ -123,9 +123,9 @@ def trained(workdir, steps=STEPS, seed=0, data=DATA, config=None, unfinished=())
 
 def changed(tmp_path, **options):
   """Names of the steps whose fingerprints differ from those of STEPS."""
-  own = ledger(tmp_path).fingerprints
+  plain = ledger(tmp_path).fingerprints
   other = ledger(tmp_path, **options).fingerprints
-  return {name for name in own if own[name] != other[name]}
+  return {name for name in plain if plain[name] != other[name]}
 
 
 def test_fingerprints_are_those_of_what_a_step_needs(tmp_path):
@@ -158,15 +158,15 @@ def test_fingerprints_are_those_of_the_training(tmp_path, training):
 
 
 def test_fingerprints_are_those_of_seed_data_and_format(tmp_path, monkeypatch):
-  every = {'readers', 'first', 'middle', 'top'}
-  assert changed(tmp_path, seed=1) == every
-  assert changed(tmp_path, data=DataIdentity('other', DATA.digests)) == every
+  all_steps = {'readers', 'first', 'middle', 'top'}
+  assert changed(tmp_path, seed=1) == all_steps
+  assert changed(tmp_path, data=DataIdentity('other', DATA.digests)) == all_steps
   # Digests only say what a lender may have more of.
   assert changed(tmp_path, data=DataIdentity('hash', {})) == set()
-  own = ledger(tmp_path).fingerprints
+  plain = ledger(tmp_path).fingerprints
   monkeypatch.setattr(identity, 'FORMAT', identity.FORMAT + 1)
   other = ledger(tmp_path).fingerprints
-  assert all(own[name] != other[name] for name in own)
+  assert all(plain[name] != other[name] for name in plain)
 
 
 def test_fingerprints_do_not_depend_on_the_folder(tmp_path):
@@ -177,10 +177,10 @@ def test_fingerprints_do_not_depend_on_the_folder(tmp_path):
 
 
 def test_claim_writes_what_the_fingerprint_is_made_of(tmp_path):
-  made = ledger(tmp_path, seed=3)
-  made.claim(STEPS[1])
+  book = ledger(tmp_path, seed=3)
+  book.claim(STEPS[1])
   card = json.loads((tmp_path / 'steps' / 'first.json').read_text())
-  assert card.pop('fingerprint') == made.fingerprints['first'] == identity.digest(card)
+  assert card.pop('fingerprint') == book.fingerprints['first'] == identity.digest(card)
   assert (card['seed'], card['data'], card['needs']) == (3, 'hash', {})
   assert set(card['spec']) == {'first/a', 'first/b'}
   assert card['spec']['first/a'] == {
@@ -191,9 +191,9 @@ def test_claim_writes_what_the_fingerprint_is_made_of(tmp_path):
     'ema_decay': 0.5,
     'optimizer': {'learning_rate': 0.1},
   }  # fmt: skip
-  made.claim(STEPS[2])
+  book.claim(STEPS[2])
   card = json.loads((tmp_path / 'steps' / 'middle.json').read_text())
-  assert card['needs'] == {'first': made.fingerprints['first']}
+  assert card['needs'] == {'first': book.fingerprints['first']}
   assert card['spec'] == {'middle': {}}
 
 
@@ -219,7 +219,7 @@ REFUSED = [
   (dict(seed=5), r'\(seed: 0 -> 5\)'),
   (dict(data=DataIdentity('x', {})), 'other data, or modalities in another order'),
   (dict(steps=(readers(), first(), middle(scaled=False), top())),
-   "top was made from another 'middle'"),
+   "top was book from another 'middle'"),
 ]  # fmt: skip
 
 
@@ -277,10 +277,10 @@ def test_refuse_others_without_a_word_of_what_they_are(tmp_path, content, messag
 
 
 def test_checkpoint_identity(tmp_path):
-  made = ledger(tmp_path)
-  found = made.checkpoint_identity({'first/a': 10, 'first/b': 7, 'top': 3})
-  prints = made.fingerprints
-  assert found == {
+  book = ledger(tmp_path)
+  result = book.checkpoint_identity({'first/a': 10, 'first/b': 7, 'top': 3})
+  prints = book.fingerprints
+  assert result == {
     'readers': f'{prints["readers"]}@',
     'first': f'{prints["first"]}@10,7',
     'middle': f'{prints["middle"]}@',
@@ -298,30 +298,30 @@ def lender(tmp_path):
 
 
 def test_folder(tmp_path, lender):
-  made = ledger(tmp_path / 'own', first=lender)
-  assert made.folder('first') == lender and made.folder('top') == tmp_path / 'own'
+  book = ledger(tmp_path / 'own', first=lender)
+  assert book.folder('first') == lender and book.folder('top') == tmp_path / 'own'
 
 
 def test_borrowed_steps_have_the_fingerprint_of_their_lender(tmp_path, lender):
-  own = ledger(tmp_path / 'own')
-  made = ledger(tmp_path / 'own', first=lender)
-  made.check_lenders()
+  plain = ledger(tmp_path / 'own')
+  book = ledger(tmp_path / 'own', first=lender)
+  book.check_lenders()
   theirs = ledger(lender, seed=4).fingerprints
-  assert made.fingerprints['first'] == theirs['first'] != own.fingerprints['first']
-  # What is made of it here is that of no other run.
-  assert made.fingerprints['top'] not in (theirs['top'], own.fingerprints['top'])
-  assert made.fingerprints['readers'] == own.fingerprints['readers']
+  assert book.fingerprints['first'] == theirs['first'] != plain.fingerprints['first']
+  # What is book of it here is that of no other run.
+  assert book.fingerprints['top'] not in (theirs['top'], plain.fingerprints['top'])
+  assert book.fingerprints['readers'] == plain.fingerprints['readers']
 
 
 def check(tmp_path, lender, steps=STEPS, names=('first',), **options):
-  made = ledger(tmp_path / 'own', steps, **dict.fromkeys(names, lender), **options)
-  made.check_lenders()
+  book = ledger(tmp_path / 'own', steps, **dict.fromkeys(names, lender), **options)
+  book.check_lenders()
 
 
 def test_check_lenders_takes_a_whole_run(tmp_path, lender):
   check(tmp_path, lender, names=('readers', 'first'))
   check(tmp_path, lender, names=('readers', 'first', 'top'), seed=4)
-  # What is made here of the same seed and data is the same.
+  # What is book here of the same seed and data is the same.
   check(tmp_path, lender, names=('top',), seed=4)
 
 
@@ -376,7 +376,7 @@ def test_check_lenders_refuses_other_data(tmp_path, lender, data):
 def test_check_lenders_refuses_what_was_made_from_another_step(tmp_path, lender):
   """A score model is of the latents of its own autoencoders."""
   for names in (('top',), ('first', 'top')):
-    with pytest.raises(UserError, match="was made from another 'middle' than this run"):
+    with pytest.raises(UserError, match="was book from another 'middle' than this run"):
       check(tmp_path, lender, names=names, seed=0)
 
 
@@ -424,8 +424,8 @@ def test_find_lenders(tmp_path, monkeypatch):
     'first': workdir / '../beside',
   }
   monkeypatch.setenv('HOME', str(tmp_path))
-  (found,) = find_lenders(Section({'first': '~/here'}), STEPS, workdir).values()
-  assert found == tmp_path / 'here'
+  (result,) = find_lenders(Section({'first': '~/here'}), STEPS, workdir).values()
+  assert result == tmp_path / 'here'
 
 
 @pytest.mark.parametrize(

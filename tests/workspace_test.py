@@ -1,4 +1,4 @@
-"""Steps are made once, kept, borrowed and loaded; on learners of a few numbers."""
+"""Steps are space once, kept, borrowed and loaded; on learners of a few numbers."""
 
 import contextlib
 import dataclasses
@@ -88,12 +88,12 @@ def steps(**options):
   return (first(), middle(**options), last())
 
 
-def workspace(workdir, made=None, seed=0, **borrow):
+def workspace(workdir, chosen=None, seed=0, **borrow):
   workdir.mkdir(parents=True, exist_ok=True)
   return Workspace(
     ledger=Ledger(
       workdir=workdir,
-      steps=made or steps(),
+      steps=chosen or steps(),
       seed=seed,
       borrow=borrow,
       data=lambda: DataIdentity('hash', {}),
@@ -106,7 +106,7 @@ def workspace(workdir, made=None, seed=0, **borrow):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  """A folder in which all is made; tests do not change it."""
+  """A folder in which all is space; tests do not change it."""
   folder = tmp_path_factory.mktemp('finished')
   workspace(folder).make()
   record = {'config': {'samplings': {}, 'borrow': {}}, 'data_hash': 'hash',
@@ -122,8 +122,8 @@ def copy(finished, tmp_path):
   return shutil.copytree(finished, tmp_path / 'copy')
 
 
-def learned(made):
-  variables, _ = made.load()
+def learned(space):
+  variables, _ = space.load()
   return {
     'a': variables['first']['a']['params']['mean'],
     'b': variables['first']['b']['params']['mean'],
@@ -159,8 +159,8 @@ def test_make_tells_what_it_begins(tmp_path):
     yield
     timed.append(('end', name))
 
-  made = workspace(tmp_path, (first(num_steps=2), middle()))
-  made.make(timed=clock, begin=lambda ts: began.append([t.name for t in ts]))
+  space = workspace(tmp_path, (first(num_steps=2), middle()))
+  space.make(timed=clock, begin=lambda ts: began.append([t.name for t in ts]))
   assert began == [['first/a', 'first/b']]
   assert timed == [('begin', 'train first'), ('end', 'train first')]
 
@@ -186,19 +186,19 @@ def test_make_trains_learners_apart_as_together(finished, tmp_path):
 
 @pytest.mark.parametrize('only', [('first/a',), ('middle',), ('last',), ('first/b',)])
 def test_make_of_some_needs_what_comes_before(tmp_path, only):
-  made = workspace(tmp_path)
+  space = workspace(tmp_path)
   if only[0].startswith('first'):
-    made.make(only=only)
+    space.make(only=only)
     with pytest.raises(UserError, match='first/. must be trained before what needs it'):
-      made.make(only=('last',))
+      space.make(only=('last',))
     return
   with pytest.raises(UserError, match='config.train_only: first/a must be trained'):
-    made.make(only=only)
+    space.make(only=only)
   assert not (tmp_path / 'steps').exists()
 
 
 def test_make_of_a_late_step_only(copy):
-  """Its inputs are loaded or, where they are derived, made."""
+  """Its inputs are loaded or, where they are derived, space."""
   import shutil
 
   shutil.rmtree(copy / 'checkpoints' / 'last')
@@ -260,9 +260,9 @@ def test_train_groups_what_runs_equally_long(tmp_path, monkeypatch):
 
 def test_another_seed_draws_other_batches(finished, tmp_path):
   """The order of the examples; initial values are those of the learners' keys."""
-  made = workspace(tmp_path, (first(),), seed=1)
-  made.make()
-  variables, _ = made.load()
+  space = workspace(tmp_path, (first(),), seed=1)
+  space.make()
+  variables, _ = space.load()
   other = variables['first']['a']['params']['mean']
   assert (other != learned(workspace(finished))['a']).any()
 
@@ -337,9 +337,9 @@ def test_derived_arrays_of_another_spec_are_made_again(copy):
   import shutil
 
   shutil.rmtree(copy / 'checkpoints' / 'last')
-  made = (first(), middle(scale=3.0), last())
+  scaled = (first(), middle(scale=3.0), last())
   before = stored(copy)['a']
-  workspace(copy, made).make()
+  workspace(copy, scaled).make()
   np.testing.assert_allclose(stored(copy)['a'], 1.5 * before, rtol=1e-6)
 
 
@@ -358,16 +358,16 @@ def test_load_gives_what_the_model_sees(finished):
 
 
 def test_load_before_training_says_what_to_do(tmp_path):
-  made = workspace(tmp_path)
+  space = workspace(tmp_path)
   with pytest.raises(UserError, match='no checkpoint in .*first/a: .*--mode=train'):
-    made.load()
+    space.load()
   with pytest.raises(
     UserError, match=f'no checkpoint of first/a in {tmp_path}: --mode'
   ):
-    made.check_trained()
+    space.check_trained()
   workspace(tmp_path, (first(num_steps=1),)).make(only=('first/a',))
   with pytest.raises(UserError, match='no checkpoint of first/b'):
-    made.check_trained()
+    space.check_trained()
 
 
 def test_check_trained_takes_what_is_there(finished):
@@ -378,24 +378,24 @@ def test_check_trained_takes_what_is_there(finished):
 
 
 def test_borrowed_steps_are_loaded_from_their_lender(finished, tmp_path):
-  own = tmp_path / 'own'
-  made = workspace(own, seed=5, first=finished)
-  made.ledger.check_lenders()
-  made.make()
-  assert not (own / 'checkpoints' / 'first').exists()
-  assert not (own / 'steps' / 'first.json').exists()
-  means = learned(made)
+  borrower = tmp_path / 'own'
+  space = workspace(borrower, seed=5, first=finished)
+  space.ledger.check_lenders()
+  space.make()
+  assert not (borrower / 'checkpoints' / 'first').exists()
+  assert not (borrower / 'steps' / 'first.json').exists()
+  means = learned(space)
   theirs = learned(workspace(finished))
   np.testing.assert_array_equal(means['a'], theirs['a'])
-  np.testing.assert_array_equal(stored(own)['a'], 2 * theirs['a'])
-  made.check_trained()
+  np.testing.assert_array_equal(stored(borrower)['a'], 2 * theirs['a'])
+  space.check_trained()
   # Without the loan they are no results of this run.
   with pytest.raises(UserError, match='no checkpoint of first/a'):
-    workspace(own, seed=5).check_trained()
+    workspace(borrower, seed=5).check_trained()
 
 
 def test_a_lender_that_is_not_there_any_more(finished, tmp_path):
-  own = tmp_path / 'own'
-  workspace(own, first=finished).make()
+  borrower = tmp_path / 'own'
+  workspace(borrower, first=finished).make()
   with pytest.raises(UserError, match='^config.borrow.first: no checkpoint in .*gone'):
-    workspace(own, first=tmp_path / 'gone').load()
+    workspace(borrower, first=tmp_path / 'gone').load()

@@ -26,8 +26,8 @@ def flat(sde, t):
 
 
 def test_make_diffusion():
-  made = make_diffusion(Section(SPEC | {'num_steps': 3}, 'score'))
-  assert made == Diffusion(
+  diffusion = make_diffusion(Section(SPEC | {'num_steps': 3}, 'score'))
+  assert diffusion == Diffusion(
     sde=VE(sigma_max=9.0),
     parametrization=PARAMETRIZATIONS['score'](),
     times=LognormalTimes(mean=0.5),
@@ -66,18 +66,22 @@ def test_without_keeps_the_place():
   assert dict(rest) == {'offset': 1} and rest.path == 'refiner'
 
 
-def test_loss_and_score_are_those_of_its_parts(monkeypatch):
-  made = make_diffusion(Section(SPEC, 'score'))
+def test_loss_and_score_are_those_of_its_parts():
+  diffusion = make_diffusion(Section(SPEC, 'score'))
   z, noise = jax.random.normal(jax.random.key(0), (2, 5, 3))
   t = jnp.linspace(0.1, 0.9, 5)[:, None]
-  score = made.score(lambda z, level: z + level, z, t, jnp.full((5, 3), 7.0))
-  expected = made.parametrization.score(lambda z, level: z + 7.0, made.sde, z, t, None)
+  score = diffusion.score(lambda z, level: z + level, z, t, jnp.full((5, 3), 7.0))
+  expected = diffusion.parametrization.score(
+    lambda z, level: z + 7.0, diffusion.sde, z, t, None
+  )
   np.testing.assert_allclose(score, expected)
   score_fn = lambda z, t: -z  # noqa: E731
-  got = made.loss(score_fn, z, noise, t)
-  expected = denoising_loss(score_fn, z, noise, t, sde=made.sde, weighting='likelihood')
+  got = diffusion.loss(score_fn, z, noise, t)
+  expected = denoising_loss(
+    score_fn, z, noise, t, sde=diffusion.sde, weighting='likelihood'
+  )
   np.testing.assert_array_equal(got, expected)
-  times, factors = made.draw_times(jax.random.key(1), (4, 1))
+  times, factors = diffusion.draw_times(jax.random.key(1), (4, 1))
   assert times.shape == factors.shape == (4, 1)
 
 

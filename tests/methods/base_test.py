@@ -216,9 +216,9 @@ def test_dry_run_goes_through_all_steps_and_samplings(modality):
     frozen=lambda inputs: {'shift': inputs['one']['a']['params']['w'].sum()
                            + inputs['two']['m'].sum()},
   )  # fmt: skip
-  found = dry_run((first, second, third), Nothing((modality,), seen))
-  assert found == {'one/a': 3, 'one/b': 3, 'three': 3}
-  assert all(type(number) is int for number in found.values())
+  parameters = dry_run((first, second, third), Nothing((modality,), seen))
+  assert parameters == {'one/a': 3, 'one/b': 3, 'three': 3}
+  assert all(type(number) is int for number in parameters.values())
   assert checked == [1, 2]
   name, shapes, (x,) = seen[0]
   assert name == 'encode' and x.shape == (2, 3)

@@ -42,27 +42,32 @@ def trained(step):
 
 @pytest.mark.parametrize('name', (*JOINT, 'diff_mvae'))
 def test_make_has_the_steps_of_its_sections(tiny, problem, name):
-  made = tiny.make_method(tiny.make_config(name), problem)
-  assert [step.name for step in made.steps] == ['joint', 'latents', 'score', 'mixtures']
-  assert made.main == 'joint'
-  assert [step.needs for step in made.steps] == [
+  method = tiny.make_method(tiny.make_config(name), problem)
+  assert [step.name for step in method.steps] == [
+    'joint',
+    'latents',
+    'score',
+    'mixtures',
+  ]
+  assert method.main == 'joint'
+  assert [step.needs for step in method.steps] == [
     (), ('joint',), ('latents',), ('latents',),
   ]  # fmt: skip
-  learner = made.steps[0].trainings[0].learner
-  assert made.model.learner is learner
+  learner = method.steps[0].trainings[0].learner
+  assert method.model.learner is learner
   private = 3 if name == 'mmvaeplus' else 0
   assert (learner.private_dim, learner.shared_dim) == (private, 6 - private)
   assert learner.family == ('laplace' if name in ('mmvae', 'mmvaeplus') else 'normal')
-  score = made.steps[2].trainings[0].learner
+  score = method.steps[2].trainings[0].learner
   assert score.layout.dims == (learner.shared_dim,) and score.family == learner.family
   diffuse = [codec.name for codec in learner.codecs if codec.diffusion]
   assert diffuse == (['picture'] if name == 'diff_mvae' else [])
-  assert (made.model.decoder_sampler is None) == (name != 'diff_mvae')
-  assert (made.model.decoder_guidance is None) == (name != 'diff_mvae')
+  assert (method.model.decoder_sampler is None) == (name != 'diff_mvae')
+  assert (method.model.decoder_guidance is None) == (name != 'diff_mvae')
   order = [Standard, Mixture, ScorePrior]
   if name == 'diff_mvae':
     order = [ScorePrior, Mixture, Standard]
-  assert [type(prior) for prior in made.model.samplings.values()] == order
+  assert [type(prior) for prior in method.model.samplings.values()] == order
 
 
 def test_all_methods_of_the_table_are_tested():
@@ -79,10 +84,10 @@ def test_all_methods_of_the_table_are_tested():
   ],
 )
 def test_make_leaves_out_what_is_not_needed(tiny, problem, changes, steps):
-  made = tiny.make_method(tiny.make_config('mopoe', **changes), problem)
-  assert [step.name for step in made.steps] == steps
-  for sampling in made.model.samplings:
-    assert made.model.uses(sampling) <= set(steps)
+  method = tiny.make_method(tiny.make_config('mopoe', **changes), problem)
+  assert [step.name for step in method.steps] == steps
+  for sampling in method.model.samplings:
+    assert method.model.uses(sampling) <= set(steps)
 
 
 def test_make_looks_at_no_data(tiny):
@@ -106,15 +111,15 @@ def test_likelihoods_are_weighted_by_size_and_by_name(
   tiny, problem, scale, weights, expected
 ):
   changes = {'joint.scale_likelihoods': scale, 'joint.likelihood_weights': weights}
-  made = tiny.make_method(tiny.make_config('mopoe', **changes), problem)
-  np.testing.assert_allclose(made.model.learner.weights, expected)
+  method = tiny.make_method(tiny.make_config('mopoe', **changes), problem)
+  np.testing.assert_allclose(method.model.learner.weights, expected)
 
 
 def test_dry_run_counts_parameters(tiny, problem):
-  found = tiny.check(tiny.make_config('mopoe'), problem)
-  assert list(found) == ['joint', 'score']
+  parameters = tiny.check(tiny.make_config('mopoe'), problem)
+  assert list(parameters) == ['joint', 'score']
   # Six hidden units, twice six moments; and back.
-  assert found['joint'] == sum(
+  assert parameters['joint'] == sum(
     (size + 1) * 6 + 2 * 7 * 6 + 7 * 6 + 7 * size for size in (16, 3, 5)
   )
 
@@ -177,25 +182,25 @@ def test_check_refuses(tiny, problem, changes, message):
 @pytest.fixture(scope='module')
 def joint(tiny, with_holes):
   """A method with a posterior that is a mixture, and what 'joint' has trained."""
-  made = tiny.make_method(tiny.make_config('mmvae'), with_holes)
-  return made, trained(by_name(made)['joint'])
+  method = tiny.make_method(tiny.make_config('mmvae'), with_holes)
+  return method, trained(by_name(method)['joint'])
 
 
 @pytest.fixture(scope='module')
 def latents(joint):
-  made, variables = joint
-  return by_name(made)['latents'].compute({'joint': variables})
+  method, variables = joint
+  return by_name(method)['latents'].compute({'joint': variables})
 
 
 def test_latents_are_moments_of_posteriors(joint, latents, with_holes):
   """Of one component of a mixture, drawn by the key of the row."""
-  made, variables = joint
+  method, variables = joint
   split = with_holes.dataset.splits['train']
-  encoded = made.model.encode(
+  encoded = method.model.encode(
     {'joint': variables}, tuple(jnp.asarray(a) for a in split.arrays.values())
   )
   keys = row_keys(fold_in_name(with_holes.key, 'latents'), jnp.arange(40))
-  q = made.model.posterior({'joint': variables}, keys, encoded, split.present)
+  q = method.model.posterior({'joint': variables}, keys, encoded, split.present)
   present = split.present.any(1, keepdims=True)
   assert not present.all()
   np.testing.assert_array_equal(latents['present'], present)
@@ -237,8 +242,8 @@ def test_mixtures_are_fitted_to_draws(tiny, with_holes, latents, family):
     'samplings.other': dict(prior=dict(name='mixture', num_components=2)),
     'samplings.same': dict(prior=dict(name='mixture', num_components=3)),
   }
-  made = tiny.make_method(tiny.make_config('mmvae', **changes), with_holes)
-  step = by_name(made)['mixtures']
+  method = tiny.make_method(tiny.make_config('mmvae', **changes), with_holes)
+  step = by_name(method)['mixtures']
   assert step.spec == {'num_components': [2, 3]}
   out = step.compute({'latents': latents})
   assert set(out) == {'2', '3'}

@@ -48,12 +48,12 @@ def by_name(method):
   ('name', 'kind'), [('sbm_vae', VAE), ('sbm_rae', RAE), ('mld', RAE)]
 )
 def test_make_has_the_steps_of_its_sections(tiny, problem, name, kind):
-  made = tiny.make_method(tiny.make_config(name, refine=True), problem)
+  method = tiny.make_method(tiny.make_config(name, refine=True), problem)
   energies = [] if name == 'mld' else ['energy']
   order = ['unimodal', 'latents', 'score', *energies, 'refiner']
-  assert [step.name for step in made.steps] == order
-  assert made.main == 'score'
-  steps = by_name(made)
+  assert [step.name for step in method.steps] == order
+  assert method.main == 'score'
+  steps = by_name(method)
   assert {name: step.needs for name, step in steps.items()} == {
     'unimodal': (),
     'latents': ('unimodal',),
@@ -65,9 +65,9 @@ def test_make_has_the_steps_of_its_sections(tiny, problem, name, kind):
   assert {type(learner) for learner in learners} == {kind}
   assert [learner.index for learner in learners] == [0, 1, 2]
   assert [t.name for t in steps['refiner'].trainings] == ['refiner/picture']
-  assert made.model.score is steps['score'].trainings[0].learner
-  assert made.model.layout.dims == (4, 3, 2)
-  assert (made.model.refiner_sampler is None) == (not made.model.refiners) is False
+  assert method.model.score is steps['score'].trainings[0].learner
+  assert method.model.layout.dims == (4, 3, 2)
+  assert method.model.refiners and method.model.refiner_sampler is not None
 
 
 def test_make_leaves_out_what_has_no_section(tiny, problem):
@@ -79,11 +79,11 @@ def test_make_leaves_out_what_has_no_section(tiny, problem):
       'samplings.unguided': {},
     },
   )
-  made = tiny.make_method(config, problem)
-  assert [step.name for step in made.steps] == ['unimodal', 'latents', 'score']
-  assert made.model.energy is None and made.model.refiner_sampler is None
-  assert list(made.model.samplings) == ['default']
-  (term,) = made.model.samplings['default'].guidance
+  method = tiny.make_method(config, problem)
+  assert [step.name for step in method.steps] == ['unimodal', 'latents', 'score']
+  assert method.model.energy is None and method.model.refiner_sampler is None
+  assert list(method.model.samplings) == ['default']
+  (term,) = method.model.samplings['default'].guidance
   assert term.needs == 'dropped'
   del config['energy']
   assert len(tiny.make_method(config, problem).steps) == 3
@@ -95,10 +95,10 @@ def test_make_puts_the_sampling_default_first(tiny, problem):
   config['samplings'] = {
     'a': ways['unguided'], 'default': ways['default'], 'b': ways['unguided'], 'c': {},
   }  # fmt: skip
-  made = tiny.make_method(config, problem)
-  assert list(made.model.samplings) == ['default', 'a', 'b']
-  assert made.model.uses('a') == {'unimodal', 'latents', 'score'}
-  assert made.model.uses('default') == {'unimodal', 'latents', 'score', 'energy'}
+  method = tiny.make_method(config, problem)
+  assert list(method.model.samplings) == ['default', 'a', 'b']
+  assert method.model.uses('a') == {'unimodal', 'latents', 'score'}
+  assert method.model.uses('default') == {'unimodal', 'latents', 'score', 'energy'}
 
 
 def test_make_looks_at_no_data(tiny):
@@ -121,18 +121,18 @@ def test_keys_follow_from_the_names_of_learners(method, problem):
 
 
 def test_dry_run_counts_parameters(tiny, problem, method):
-  found = tiny.check(tiny.make_config('sbm_vae'), problem)
-  assert list(found) == [
+  parameters = tiny.check(tiny.make_config('sbm_vae'), problem)
+  assert list(parameters) == [
     'unimodal/picture', 'unimodal/profile', 'unimodal/number', 'score', 'energy',
   ]  # fmt: skip
   # 16 entries, six hidden units, two times four moments; and back.
-  assert found['unimodal/picture'] == (17 * 6 + 2 * 7 * 4) + (5 * 6 + 7 * 16)
+  assert parameters['unimodal/picture'] == (17 * 6 + 2 * 7 * 4) + (5 * 6 + 7 * 16)
   # 3 entries and latents; 5 classes and 2 latents.
-  assert found['unimodal/profile'] == (4 * 6 + 2 * 7 * 3) + (4 * 6 + 7 * 3)
-  assert found['unimodal/number'] == (6 * 6 + 2 * 7 * 2) + (3 * 6 + 7 * 5)
+  assert parameters['unimodal/profile'] == (4 * 6 + 2 * 7 * 3) + (4 * 6 + 7 * 3)
+  assert parameters['unimodal/number'] == (6 * 6 + 2 * 7 * 2) + (3 * 6 + 7 * 5)
   step = by_name(method)['score']
   state = init_state(step.trainings[0], step.example)
-  assert found['score'] == sum(a.size for a in jax.tree.leaves(state.params))
+  assert parameters['score'] == sum(a.size for a in jax.tree.leaves(state.params))
 
 
 MISTAKES = [
@@ -288,8 +288,8 @@ def test_check_refuses_holes_where_the_network_knows_one_time(
   tiny, share_present, changes, fine
 ):
   problem = tiny.make_problem(share_present=share_present)
-  made = tiny.make_method(tiny.make_config('sbm_vae', **ONE_TIME | changes), problem)
-  check = by_name(made)['score'].check
+  method = tiny.make_method(tiny.make_config('sbm_vae', **ONE_TIME | changes), problem)
+  check = by_name(method)['score'].check
   if fine:
     check()
     return
@@ -316,18 +316,18 @@ def with_holes(tiny):
 
 @pytest.fixture(scope='module')
 def encoders(tiny, with_holes):
-  made = tiny.make_method(tiny.make_config('sbm_vae'), with_holes)
-  return trained(by_name(made)['unimodal'])
+  method = tiny.make_method(tiny.make_config('sbm_vae'), with_holes)
+  return trained(by_name(method)['unimodal'])
 
 
 def test_latents_are_posterior_means_of_what_is_there(tiny, with_holes, encoders):
-  made = tiny.make_method(tiny.make_config('sbm_vae'), with_holes)
-  step = by_name(made)['latents']
+  method = tiny.make_method(tiny.make_config('sbm_vae'), with_holes)
+  step = by_name(method)['latents']
   assert isinstance(step, Derived) and step.spec == {}
   out = step.compute({'unimodal': encoders})
   split = with_holes.dataset.splits['train']
   parts = []
-  for number, autoencoder in enumerate(made.model.autoencoders):
+  for number, autoencoder in enumerate(method.model.autoencoders):
     codec = autoencoder.codec
     x = codec.kind.to_model(jnp.asarray(split.arrays[codec.name]))
     q = autoencoder.network.apply(encoders[codec.name], x, method='encode')
@@ -353,10 +353,10 @@ def test_latents_that_are_not_standardised(tiny, with_holes, encoders):
 
 
 def test_latents_that_are_not_finite(tiny, with_holes, encoders):
-  made = tiny.make_method(tiny.make_config('sbm_vae'), with_holes)
+  method = tiny.make_method(tiny.make_config('sbm_vae'), with_holes)
   torn = jax.tree.map(lambda a: a * jnp.nan, encoders)
   with pytest.raises(UserError, match='the encoders give latents that are not finite'):
-    by_name(made)['latents'].compute({'unimodal': torn})
+    by_name(method)['latents'].compute({'unimodal': torn})
 
 
 def stored(problem):
@@ -386,10 +386,10 @@ def test_pairs_of_a_fraction(
 ):
   """Known pairs are repeated until they are half; the order is that of the seed."""
   changes = {'score.paired_fraction': fraction, 'score.use_unpaired': use_unpaired}
-  made = tiny.make_method(tiny.make_config('sbm_vae', **changes), with_holes)
+  method = tiny.make_method(tiny.make_config('sbm_vae', **changes), with_holes)
   latents = stored(with_holes)
   for stage in ('score', 'energy'):
-    source = by_name(made)[stage].source({'latents': latents})
+    source = by_name(method)[stage].source({'latents': latents})
     rows = source['z'][:, 0].astype(int)
     np.testing.assert_array_equal(source['z'], latents['z'][rows])
     np.testing.assert_array_equal(source['present'], with_holes.present[rows])
@@ -413,8 +413,8 @@ def test_another_seed_pairs_other_rows(tiny):
 
 
 def test_refiners_are_told_the_autoencoders(tiny, problem):
-  made = tiny.make_method(tiny.make_config('sbm_vae', refine=True), problem)
+  method = tiny.make_method(tiny.make_config('sbm_vae', refine=True), problem)
   variables = {'picture': 1, 'profile': 2, 'number': 3}
-  step = by_name(made)['refiner']
+  step = by_name(method)['refiner']
   assert step.frozen({'unimodal': variables}) is variables
   assert step.source({})['x'].keys() == problem.blank['x'].keys()
