@@ -219,7 +219,7 @@ REFUSED = [
   (dict(seed=5), r'\(seed: 0 -> 5\)'),
   (dict(data=DataIdentity('x', {})), 'other data, or modalities in another order'),
   (dict(steps=(readers(), first(), middle(scaled=False), top())),
-   "top was book from another 'middle'"),
+   "top was made from another 'middle'"),
 ]  # fmt: skip
 
 
@@ -376,7 +376,7 @@ def test_check_lenders_refuses_other_data(tmp_path, lender, data):
 def test_check_lenders_refuses_what_was_made_from_another_step(tmp_path, lender):
   """A score model is of the latents of its own autoencoders."""
   for names in (('top',), ('first', 'top')):
-    with pytest.raises(UserError, match="was book from another 'middle' than this run"):
+    with pytest.raises(UserError, match="was made from another 'middle' than this run"):
       check(tmp_path, lender, names=names, seed=0)
 
 

@@ -114,7 +114,7 @@ def _boxes(tiles: Sequence[Mapping], columns: Sequence[str]) -> list[dict[str, A
     seen[role, modality] += 1
     # It is the HTML of our own kinds; an empty place keeps its room.
     html = markupsafe.Markup(tile['html'])
-    caption = tile['caption'] or modality
+    caption = tile.get('caption') or modality
     box = boxes.setdefault(key, {'role': role, 'tiles': []})
     box['tiles'].append(
       {'html': html, 'caption': caption, 'column': column, 'look': _look(html)}

@@ -203,8 +203,11 @@ def _load(path: str | os.PathLike) -> dict[str, np.ndarray]:
   try:
     # NumPy leaves a file open that turns out to be no archive.
     with open(path, 'rb') as f, np.load(f, allow_pickle=False) as archive:
-      return dict(archive)
-  except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+      arrays = dict(archive)
+    # Every file of samples has these two.
+    arrays['modalities'], arrays['observed']
+    return arrays
+  except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
     raise errors.UserError(
       f'{path} is not a file of samples ({error}); delete it and sample again.'
     ) from error
