@@ -17,6 +17,7 @@ from typing import Any
 from absl import app
 
 from mmsbm.command_line import CONFIG, MODE, WORKDIR, parse_flags
+from mmsbm.infra import interrupts
 from mmsbm.infra.errors import UNWRITABLE, UserError, one_line
 from mmsbm.infra.progress import duration
 from mmsbm.record import Record, lock, read_record
@@ -90,8 +91,9 @@ def _compute(config, workdir, mode, argv, record: Record) -> None:
 def main(argv: Sequence[str]) -> int:
   """Runs the program; returns the exit code."""
   try:
-    parse_flags(argv)
-    execute(CONFIG.value.to_dict(), WORKDIR.value, MODE.value, argv)
+    with interrupts.listening():
+      parse_flags(argv)
+      execute(CONFIG.value.to_dict(), WORKDIR.value, MODE.value, argv)
   except UserError as e:
     print(f'error: {one_line(e)}', file=sys.stderr)
     return 2

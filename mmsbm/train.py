@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmsbm.data.loader import batch_indices
-from mmsbm.infra import checkpoints, sharding
+from mmsbm.infra import checkpoints, interrupts, sharding
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.metric_writer import MetricWriter
 from mmsbm.infra.progress import Progress
@@ -201,7 +201,8 @@ def train_group(
   label = ', '.join(trainings) if len(trainings) < 4 else f'{len(trainings)} learners'
   writer = MetricWriter(workdir)
   writer.truncate_after(dict.fromkeys(trainings, first))
-  with writer, Progress(f'train {label}', num_steps, first) as progress:
+  title = f'train {label}'
+  with interrupts.deferred(), writer, Progress(title, num_steps, first) as progress:
     step, saved = first, first
     block_steps = source.block_steps(options.block_steps, batch_size)
     while step < num_steps:
@@ -220,8 +221,8 @@ def train_group(
           raise _diverged(f'the loss of {name}', step - num, step, saved)
         writer.write(step, name, {**values, 'steps_per_second': rate})
       losses = '  '.join(f'{v["loss"]:.4g}' for v in metrics.values())
-      progress.update(step, f'loss {losses}')
-      if step - saved >= options.checkpoint_every_steps or step == num_steps:
+      due = step - saved >= options.checkpoint_every_steps or step == num_steps
+      if due or interrupts.asked():
         _check_finite(states, step, saved)
         for name, state in states.items():
           checkpoints.save(
@@ -231,6 +232,7 @@ def train_group(
             keep=options.keep_checkpoints,
           )
         saved = step
+      progress.update(step, f'loss {losses}')
 
 
 @jax.jit

@@ -5,6 +5,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from mmsbm.infra import interrupts
+
 
 def duration(seconds: float) -> str:
   """'00:42', '03:05' or '2:10:00'."""
@@ -47,7 +49,12 @@ class Progress:
     print(f'{self._bar.desc}: {verb} {elapsed}', file=sys.stderr, flush=True)
 
   def update(self, step: int, note: str = '') -> None:
-    """Shows that `step` of the steps are done."""
+    """Shows that `step` of the steps are done.
+
+    Raises:
+      KeyboardInterrupt: the program was asked to stop.
+    """
+    interrupts.check()
     self._bar.set_postfix_str(note, refresh=False)
     if not self._bar.update(step - self._bar.n) and self._is_news:
       self._bar.refresh()

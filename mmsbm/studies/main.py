@@ -35,6 +35,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from mmsbm.infra import interrupts
 from mmsbm.infra.errors import UserError
 from mmsbm.studies import results, runner, table
 from mmsbm.studies.definition import Study, load_study, select
@@ -143,7 +144,8 @@ def execute(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str]) -> int:
   """Runs the program; returns the exit code."""
   try:
-    return execute(_parse(argv[1:]))
+    with interrupts.listening():
+      return execute(_parse(argv[1:]))
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 2

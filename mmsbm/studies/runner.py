@@ -57,11 +57,17 @@ def _execute(
   command = [*program, f'--workdir={study.folder(row)}']
   log(f'{row.name} ...')
   with open(path, 'a') as f:
-    process = subprocess.run(
-      command, **{'stdout': f, 'stderr': f, **streams}, text=True
-    )
+    streams = {'stdout': f, 'stderr': f, **streams}
+    with subprocess.Popen(command, **streams, text=True) as process:
+      try:
+        output, _ = process.communicate()
+      except KeyboardInterrupt:
+        # It saves what it has; subprocess would kill it after a moment.
+        process.terminate()
+        process.wait()
+        raise
   if not process.returncode:
-    return '', process.stdout
+    return '', output
   lines = path.read_text(errors='replace').strip().splitlines() or ['']
   return f'exit code {process.returncode}: {lines[-1]} ({path})', None
 

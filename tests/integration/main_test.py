@@ -497,8 +497,9 @@ def test_the_real_command_prints_one_line_and_exits_with_2(tmp_path):
   assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
 
 
-def test_an_interrupt_is_no_stack_trace(tmp_path):
-  """Ctrl-C while it works."""
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_no_stack_trace(number, tmp_path):
+  """Ctrl-C, or a scheduler, while it works."""
   # Where the tests run in the background, children are born deaf to Ctrl-C.
   program = (
     'import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
@@ -511,7 +512,8 @@ def test_an_interrupt_is_no_stack_trace(tmp_path):
     for line in process.stderr:
       if 'compiling' in line:
         break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     rest = process.stderr.read()
   assert process.returncode == 130
   assert 'the same command resumes' in rest and 'Traceback' not in rest
+  assert os.listdir(tmp_path / 'w' / 'checkpoints')
