@@ -42,8 +42,8 @@ def get_config(arg=None):
       'astronaut',
     ),
     num_train=30_000,
-    num_val=1_000,
-    num_test=1_500,
+    num_val=300,
+    num_test=450,
     augment=1.0,
     seed=0,
   )
@@ -66,7 +66,7 @@ def get_config(arg=None):
       inception=base.INCEPTION,
     )
   )
-  c.evaluate.num_examples = 1_500
+  c.evaluate.num_examples = 450
   sizes = sizes_of(c.modalities)
   methods.RECIPES[arg.method](c, sizes)
   if arg.refine:
