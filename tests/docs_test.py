@@ -172,7 +172,7 @@ def _check_study(arguments, tmp_path):
 def _check_pytest(arguments, tmp_path):
   del tmp_path
   for word in arguments:
-    assert word in ('-m', 'slow', '-x') or (ROOT / word).exists()
+    assert word in ('-m', 'pipeline', 'slow', '-x') or (ROOT / word).exists()
 
 
 def _check_tool(program, arguments, tmp_path):

@@ -135,7 +135,11 @@ def test_runs_are_of_all_files_methods_and_presets():
 @pytest.mark.parametrize(
   'name,arguments',
   [
-    pytest.param(*run, id=':'.join(run), marks=[pytest.mark.slow] * (run in SLOW))
+    pytest.param(
+      *run,
+      id=':'.join(run),
+      marks=pytest.mark.slow if run in SLOW else pytest.mark.pipeline,
+    )
     for run in RUNS
   ],
 )
