@@ -10,6 +10,7 @@ import optax
 from flax import struct
 
 from mmsbm.infra.rng import fold_in_name, step_rngs
+from mmsbm.nn.convolutions import canonical_gradients
 
 PyTree = Any
 Batch = Mapping[str, Any]
@@ -119,9 +120,10 @@ def train_step(
     )
     return loss, (terms, mutables)
 
-  (loss, (terms, mutables)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-    state.params
-  )
+  with canonical_gradients():
+    (loss, (terms, mutables)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+      state.params
+    )
   updates, opt_state = training.optimizer.update(
     grads, state.opt_state, state.params, value=loss
   )

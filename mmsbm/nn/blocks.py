@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mmsbm.infra.errors import UserError
+from mmsbm.nn import convolutions
 
 # Sinusoids as in diffusion models of 1000 steps: times in [0, 1] fill the range of
 # frequencies. The published U-Net embeds the raw time instead.
@@ -100,17 +101,21 @@ def conv(
   pad = size // 2 if padding is None else padding
   common = {
     'features': features,
-    'kernel_size': (size, size),
-    'strides': (stride, stride),
     'use_bias': use_bias,
     'kernel_init': torch_kernel_init,
     'bias_init': torch_bias_init(size * size * x.shape[-1] // groups),
     'name': name,
   }
+  if transpose and (size, stride) == (4, 2) and jax.default_backend() == 'cpu':
+    return convolutions.ConvTranspose(**common)(x)
+  common |= {'kernel_size': (size, size), 'strides': (stride, stride)}
   if transpose:
     return nn.ConvTranspose(padding='SAME', **common)(x)
   return nn.Conv(
-    padding=((pad, pad), (pad, pad)), feature_group_count=groups, **common
+    padding=((pad, pad), (pad, pad)),
+    feature_group_count=groups,
+    conv_general_dilated=convolutions.general_dilated,
+    **common,
   )(x)
 
 

@@ -6,15 +6,21 @@ so that with `edm` the first denoiser is the linear one. t = log(sigma / alpha) 
 the same for every SDE, which a time does not.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmsbm.nn import blocks
+from mmsbm.nn import blocks, convolutions
 
 # Sinusoids of log noise levels, which lie in about [-7, 5]: the fastest turns once in
 # 0.8, the slow ones are as good as linear.
 _LEVEL_SCALE = 8.0
+
+_conv = functools.partial(
+  nn.Conv, kernel_size=(3, 3), conv_general_dilated=convolutions.general_dilated
+)
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -165,7 +171,7 @@ class _UNetBlock(nn.Module):
     """Maps x [B, H, W, C] and a condition [B, K] to [B, H, W, features]."""
     dtype, zeros = self.dtype, nn.initializers.zeros
     h = nn.swish(nn.GroupNorm(self.num_groups, dtype=dtype, name='norm_0')(x))
-    h = nn.Conv(self.features, (3, 3), dtype=dtype, name='conv_0')(h)
+    h = _conv(self.features, dtype=dtype, name='conv_0')(h)
     shift, scale = (
       m[:, None, None].astype(dtype)
       for m in blocks.modulation(condition, self.features, 2)
@@ -175,7 +181,7 @@ class _UNetBlock(nn.Module):
     )(h)
     h = nn.swish(h * (1 + scale) + shift)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
-    h = nn.Conv(self.features, (3, 3), dtype=dtype, kernel_init=zeros, name='conv_1')(h)
+    h = _conv(self.features, dtype=dtype, kernel_init=zeros, name='conv_1')(h)
     if x.shape[-1] != self.features:
       x = nn.Dense(self.features, use_bias=False, dtype=dtype, name='skip')(x)
     x = x + h
@@ -273,7 +279,7 @@ class UNet(nn.Module):
     h = blocks.space_to_depth(x, p)
     channels = h.shape[-1]
     h = h.reshape(-1, padded[0] // p, padded[1] // p, channels)
-    h = nn.Conv(self.width, (3, 3), dtype=dtype, name='input')(h)
+    h = _conv(self.width, dtype=dtype, name='input')(h)
 
     widths = [self.width * m for m in self.multipliers]
     skips = []
@@ -292,7 +298,7 @@ class UNet(nn.Module):
 
     h = nn.swish(nn.GroupNorm(self.num_groups, dtype=dtype, name='output_norm')(h))
     zeros = nn.initializers.zeros
-    h = nn.Conv(channels, (3, 3), dtype=dtype, kernel_init=zeros, name='output')(h)
+    h = _conv(channels, dtype=dtype, kernel_init=zeros, name='output')(h)
     h = blocks.depth_to_space(h.astype(jnp.float32), padded, p)
     return h[:, self.pad : padded[0] - self.pad, self.pad : padded[1] - self.pad]
 
