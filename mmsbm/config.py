@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+from mmsbm.infra.bounds import COUNT, SHARE, Interval, check_numbers, check_value
 from mmsbm.infra.errors import UserError
 
 Table = Mapping[str, Callable[..., Any]]
@@ -51,7 +52,7 @@ def check_arguments(
   kwargs: Mapping[str, Any],
   extra: Mapping[str, Any],
 ) -> None:
-  """Refuses keyword arguments that do not exist, and the lack of necessary ones.
+  """Refuses unknown and missing arguments, and those of another type or size.
 
   Args:
     function: what is to be called.
@@ -60,7 +61,7 @@ def check_arguments(
     extra: arguments that the program adds.
 
   Raises:
-    UserError: an argument of the config is unknown or missing.
+    UserError: an argument of the config is unknown, missing or impossible.
   """
   parameters = inspect.signature(function).parameters
   variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -76,6 +77,7 @@ def check_arguments(
   for key, p in usual.items():
     if p.default is p.empty and key not in kwargs and key not in extra:
       raise UserError(f'{name!r} needs the argument {key!r}.')
+  check_numbers(function, kwargs)
 
 
 def find(table: Table, name: Any) -> Callable[..., Any]:
@@ -239,35 +241,23 @@ class Section(Mapping):
     has_place = re.search(r'\bconfig\.', text)
     return error if has_place else UserError(f'{self.place("")}: {text}')
 
-  def number(self, key: str) -> float:
-    """Returns a value that is a number."""
-    value = self[key]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-      raise UserError(f'{self.place(key)} is {value!r}, not a number.')
-    return value
+  def number(self, key: str, bounds: Interval | None = None) -> float:
+    """Returns a value that is a number, within bounds."""
+    check_value(self.place(key), self[key], float, bounds)
+    return self[key]
 
-  def count(self, key: str) -> int:
-    """Returns a number of things, of which there must be one."""
-    value = self.number(key)
-    if not isinstance(value, int):
-      raise UserError(f'{self.place(key)} is {value!r}; it must be a whole number.')
-    if value < 1:
-      raise UserError(f'{self.place(key)} is {value!r}; it must be positive.')
-    return value
+  def count(self, key: str, bounds: Interval = COUNT) -> int:
+    """Returns a whole number; of things, of which there must be one."""
+    check_value(self.place(key), self[key], int, bounds)
+    return self[key]
 
   def at_least(self, least: float, key: str) -> float:
     """Returns a number after a look at its size."""
-    value = self.number(key)
-    if value < least:
-      raise UserError(f'{self.place(key)} is {value!r}; it must be at least {least}.')
-    return value
+    return self.number(key, Interval(least))
 
   def share(self, key: str) -> float:
     """Returns a number of [0, 1)."""
-    value = self.number(key)
-    if not 0 <= value < 1:
-      raise UserError(f'{self.place(key)} must be at least 0 and below 1, not {value}.')
-    return value
+    return self.number(key, SHARE)
 
   def choice(self, key: str, choices: Collection[str]) -> str:
     """Returns a word that is one of the choices."""

@@ -193,6 +193,8 @@ def shrink(
   trained += [reader for reader in c.readers.values() if 'num_steps' in reader]
   for section in trained:
     section.num_steps, section.batch_size = num_steps, batch_size
+    if 'warmup_steps' in section.get('optimizer', {}):
+      section.optimizer.warmup_steps = num_steps // 10
   c.loop.block_steps = c.loop.checkpoint_every_steps = num_steps // 2
   for sampling in c.samplings.values():
     prior = sampling.get('prior', {})

@@ -1,5 +1,7 @@
 """One global view of the devices: the batch is split, all else is copied."""
 
+import os
+
 import jax
 import numpy as np
 
@@ -32,3 +34,10 @@ def put_batch(tree, mesh: jax.sharding.Mesh, axis: int = 0):
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
   )
+
+
+def memory_bytes() -> int:
+  """Memory of a device; that of the machine, where the device is its processor."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  machine = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  return stats.get('bytes_limit', machine)

@@ -10,6 +10,7 @@ from mmsbm.config import Section, nearest
 from mmsbm.diffusion.decoder import DiffusionDecoder
 from mmsbm.diffusion.process import FIELDS, make_diffusion, without
 from mmsbm.distributions import LIKELIHOODS, Likelihood
+from mmsbm.infra.bounds import POSITIVE
 from mmsbm.infra.errors import UserError
 from mmsbm.modalities import Modality
 from mmsbm.nn.decoders import DECODERS
@@ -105,8 +106,7 @@ def make_diffusion_decoder(
   if section['name'] != 'diffusion':
     raise UserError(f"{section.place('name')} must be 'diffusion'.")
   section.share('drop_probability')
-  if not section['scale'] > 0:
-    raise UserError(f'{section.place("scale")} must be positive.')
+  section.number('scale', POSITIVE)
   rest = without(section, ('name', 'network', *FIELDS))
   return DiffusionDecoder(
     network=section.build('network', DENOISERS, shape=shape),

@@ -13,6 +13,7 @@ import optax
 from clu import parameter_overview
 
 from mmsbm.config import Section
+from mmsbm.infra import sharding
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.optim import OPTIMIZERS
 from mmsbm.infra.rng import fold_in_name
@@ -210,6 +211,12 @@ def _of(place: str) -> Iterator[None]:
 def _dry_run_training(training: Training, example: PyTree, frozen: PyTree) -> PyTree:
   """Returns the shapes of a learner's state; goes through one update."""
   state = jax.eval_shape(lambda: init_state(training, example))
+  needed = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state)) / 2**30
+  if needed > (there := sharding.memory_bytes() / 2**30):
+    raise UserError(
+      f'its parameters, with averages and moments, need {needed:,.0f} GB, and there are '
+      f'{there:,.0f}: make the network smaller.'
+    )
   batch = _shapes(example, training.batch_size)
   jax.eval_shape(functools.partial(train_step, training), state, frozen, batch)
   return state

@@ -53,7 +53,8 @@ def test_ordered_copies_what_stands_in_it_twice():
 
 def test_shrink_reaches_all_that_is_trained_and_drawn():
   config = base.base()
-  training = {'num_steps': 100, 'batch_size': 100}
+  optimizer = {'warmup_steps': 50}
+  training = {'num_steps': 100, 'batch_size': 100, 'optimizer': optimizer}
   config.readers = base.ordered({'digit': training, 'inception': base.INCEPTION})
   config.unimodal = training
   config.score = training
@@ -67,7 +68,7 @@ def test_shrink_reaches_all_that_is_trained_and_drawn():
   )
   base.shrink(
     config,
-    num_steps=2,
+    num_steps=20,
     batch_size=3,
     sampler_steps=4,
     num_examples=5,
@@ -75,11 +76,11 @@ def test_shrink_reaches_all_that_is_trained_and_drawn():
     num_shown=7,
     num_samples=8,
   )
-  small = {'num_steps': 2, 'batch_size': 3}
+  small = {'num_steps': 20, 'batch_size': 3, 'optimizer': {'warmup_steps': 2}}
   assert config.unimodal.to_dict() == config.score.to_dict() == small
   assert config.readers.digit.to_dict() == small
   assert config.readers.inception.to_dict() == base.INCEPTION
-  assert config.loop.block_steps == config.loop.checkpoint_every_steps == 1
+  assert config.loop.block_steps == config.loop.checkpoint_every_steps == 10
   samplings = config.samplings
   assert samplings.default.sampler.num_steps == 4
   assert samplings.mixture.prior.num_components == 4

@@ -200,8 +200,8 @@ def test_mistakes_of_numbers_are_said_before_training(fakes):
   model = fakes.ClassModel('perfect', problem.modalities)
   evaluators = 'config.evaluate.evaluators'
   for config, message in (
-    (dict(num_examples=0), 'config.evaluate.num_examples is 0; it must be positive'),
-    (dict(chunk_size=0), 'config.evaluate.chunk_size is 0; it must be positive'),
+    (dict(num_examples=0), 'config.evaluate.num_examples is 0; it must be at least 1'),
+    (dict(chunk_size=0), 'config.evaluate.chunk_size is 0; it must be at least 1'),
     (dict(split='tets'), "config.evaluate.split='tets' is not one of .* Did you mean"),
     (dict(evaluators={'conditionl': {}}), "conditionl.*Did you mean 'conditional'"),
     (
@@ -210,7 +210,7 @@ def test_mistakes_of_numbers_are_said_before_training(fakes):
     ),
     (
       dict(evaluators={'conditional': {'max_subsets': 0}}),
-      f'{evaluators}.conditional: max_subsets is 0; it must be positive',
+      f'{evaluators}.conditional: max_subsets is 0; it must be at least 1',
     ),
     (
       dict(evaluators={'conditional': {'num_given': (3,)}}),
@@ -219,19 +219,19 @@ def test_mistakes_of_numbers_are_said_before_training(fakes):
     ),
     (
       dict(evaluators={'linear_probe': {'num_train': -1}}),
-      'linear_probe: num_train is -1; it must not be negative',
+      'linear_probe: num_train is -1; it must be at least 0',
     ),
     (
       dict(evaluators={'samples': {'num_samples': 0}}),
-      'samples: num_samples is 0; it must be positive',
+      'samples: num_samples is 0; it must be at least 1',
     ),
     (
       dict(evaluators={'conditional': {'num_given': 2}}),
-      'num_given is 2; it must be a list of whole numbers',
+      'num_given is 2; it must be a tuple',
     ),
     (
       dict(evaluators={'samples': {'num_examples': 2.5}}),
-      'num_examples is 2.5; it must be positive, a whole number',
+      'num_examples is 2.5; it must be a whole number',
     ),
     (dict(evaluators={'samples': {'split': 'x'}}), "samples: split='x' is not one of"),
     (

@@ -165,7 +165,7 @@ COUPLED = dict(name='predictor_corrector', num_steps=2, batch_norms=True)
     ({'score.paired_fraction': 0.5}, 'no pairs'),
     ({'decoder_sampler': COUPLED}, 'batch_norms'),
     ({'joint.networks.image.decoder.drop_probability': 0.0}, 'decoder_guidance needs'),
-    ({'joint.networks.image.decoder.drop_probability': 2}, 'below 1, not 2'),
+    ({'joint.networks.image.decoder.drop_probability': 2}, 'is 2; it must be below 1'),
     ({'decoder_guidance.scal': 2.0}, "no argument 'scal'"),
     ({'score': {}}, "the prior 'score' needs a score model"),
     ({'borrow.unimodal': 'there'}, "config.borrow.unimodal: this run has no such step"),

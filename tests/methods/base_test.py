@@ -115,7 +115,7 @@ def test_make_training_takes_an_optimizer_of_a_users_own():
   [
     (dict(num_steps=0), 'config.score.num_steps is 0'),
     (dict(batch_size=1.5), 'config.score.batch_size is 1.5; .* whole number'),
-    (dict(ema_decay=1.0), 'config.score.ema_decay must be'),
+    (dict(ema_decay=1.0), 'config.score.ema_decay is 1.0; .* below 1'),
     (dict(optimizer={}), 'config.score.optimizer: .*learning_rate'),
     (dict(optimizer=3), 'config.score.optimizer is 3, not a dict'),
   ],

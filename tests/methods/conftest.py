@@ -97,6 +97,9 @@ def make_config(method, names=tuple(MODALITIES), refine=False, **changes):
   methods.RECIPES[method](c, sizes)
   if refine:
     methods.refine(c, sizes)
+  for section in (c.get('score'), c.get('energy')):
+    if section:
+      section.optimizer.warmup_steps = 0
   for sampling in c.samplings.values():
     if 'prior' in sampling and 'num_components' in sampling.prior:
       sampling.prior.num_components = 3
