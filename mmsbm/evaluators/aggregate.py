@@ -65,7 +65,7 @@ def values_of(
 
 def mean_of(
   values: np.ndarray, groups: np.ndarray | None = None
-) -> tuple[float, float, int]:
+) -> tuple[float, float | None, int]:
   """Mean, standard error and number of examples of values [n] or [K, n], NaN not
   counted; with groups [n] the mean of the means of groups, see `macro_mean`."""
   counted = ~np.isnan(values)
@@ -75,12 +75,12 @@ def mean_of(
   total = np.atleast_2d(np.where(counted, values, 0.0)).sum(axis=0)
   usable = (times > 0) & (groups >= 0)
   if not usable.any():
-    return float('nan'), float('nan'), 0
+    return float('nan'), None, 0
   value, stderr = macro_mean(total[usable] / times[usable], groups[usable])
   return value, stderr, int(usable.sum())
 
 
-def mean_of_one(values: np.ndarray) -> tuple[float, float, int]:
+def mean_of_one(values: np.ndarray) -> tuple[float, float | None, int]:
   """The same of values [n] of one target: the error of a share is that of shares."""
   return (*share(values), len(values)) if values.dtype == bool else mean_of(values)
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmsbm.evaluators.base import EvaluationPlan, Row, take
+from mmsbm.evaluators.base import EvaluationPlan, Row, is_number, take
 from mmsbm.evaluators.readers import READERS_STEP, Reader
 from mmsbm.evaluators.reading import Examples, ReadingRoom, Readings
 from mmsbm.infra.metric_writer import to_plain
@@ -148,6 +148,8 @@ class Evaluation:
   def row(self, metric: str, value: float, stderr: float | None, **fields) -> Row:
     """A row of results.jsonl; it is of all examples unless `n` says otherwise."""
     place = {'split': self.plan.split, 'evaluation_seed': self.plan.seed}
+    # An error of 0 would say that a number is certain.
+    stderr = stderr if is_number(stderr) and stderr > 0 else None
     number = {'metric': metric, 'value': value, 'stderr': stderr}
     return {**number, **fields, 'n': fields.get('n', len(self.rows)), **place}
 

@@ -112,10 +112,10 @@ class Accuracy:
   about: ClassVar[str] = 'The share of generated labels that are those of the example.'
 
   def __call__(self, target: Target) -> np.ndarray | None:
-    """Returns hits [N] as numbers; see `PerExample`."""
+    """Returns hits [N]; see `PerExample`."""
     if not target.measured_by('accuracy'):
       return None
-    return np.asarray(target.generated == target.real, np.float64)
+    return np.asarray(target.generated == target.real)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,6 +161,8 @@ class _Ratio:
     value, influence, note = self._measure(target.generated, target.real)
     if np.isnan(value):
       return [Estimate(value, None, note)]
+    # As the unbiased variance of a mean.
+    influence = influence * np.sqrt(len(target) / (len(target) - 1))
     stderr = float(np.sqrt(np.sum(np.square(influence))))
     return [Estimate(value, stderr, note, influence=influence)]
 

@@ -92,7 +92,7 @@ def test_rows_are_means_with_all_that_they_depend_on(fakes, tmp_path):
   for r, factor in zip(rows, (1, 0.5, 3), strict=True):
     assert r['n'] == 20 and r['unit'] == 'nats' and r['note'] == 'known'
     np.testing.assert_allclose(r['value'], factor * label.mean())
-    np.testing.assert_allclose(r['stderr'], factor * label.std() / 20**0.5)
+    np.testing.assert_allclose(r['stderr'], factor * label.std(ddof=1) / 20**0.5)
   for r in rows[:2]:
     assert r['num_steps'] == 25 and r['num_probes'] == 2
     assert 'num_importance_samples' not in r

@@ -103,7 +103,7 @@ def test_values_are_those_of_the_rules(rows, problem):
   f1 = 2 * both / np.maximum(tags.sum(1) + both, 1)
   row = one(rows, 'f1', target='tags', given=['number'])
   np.testing.assert_allclose(row['value'], f1.mean())
-  np.testing.assert_allclose(row['stderr'], f1.std() / NUM**0.5)
+  np.testing.assert_allclose(row['stderr'], f1.std(ddof=1) / NUM**0.5)
   assert one(rows, 'f1_by_entry', target='tags', given=['number'])['value'] == 0.75
   row = one(rows, 'accuracy', target='number', given=['tags', 'profile'])
   np.testing.assert_allclose(row['value'], (number % 2).mean())
@@ -131,7 +131,9 @@ def test_repetition_makes_no_average_more_certain(rows):
     whole = one(rows, metric, given='mean', num_given=1)
     assert len(single) == 2
     np.testing.assert_allclose(whole['value'], single[0]['value'])
-    np.testing.assert_allclose(whole['stderr'], single[0]['stderr'])
+    # Where every influence is 0 there is no error.
+    error = single[0]['stderr']
+    assert whole['stderr'] == (error and pytest.approx(error))
 
 
 def test_what_is_not_measured_is_said(fakes, problem, tmp_path, capsys):
@@ -184,20 +186,21 @@ def outside(monkeypatch):
 @pytest.mark.usefixtures('outside')
 def test_metric_from_outside_is_measured_like_the_others(fakes, problem, tmp_path):
   metrics = {
-    'near': {'name': 'outside_metrics:Nearness', 'radius': 2.0},
-    'nearer': {'name': 'outside_metrics:Nearness', 'radius': 1.0},
+    'nearest': {'name': 'outside_metrics:Nearness', 'radius': 2.5},
+    'near': {'name': 'outside_metrics:Nearness', 'radius': 3.5},
   }
   plan = fakes.make_plan(problem, (), metrics=metrics)
   inference = fakes.FakeInference(Copies(problem.modalities))
   rows = fakes.run(tmp_path, plan, inference)
   y = problem.dataset.splits['test'].arrays['profile']
-  for name, radius in (('near', 2.0), ('nearer', 1.0)):
+  for name, radius in (('nearest', 2.5), ('near', 3.5)):
     hit = np.linalg.norm(y / 2, axis=1) < radius
     row = one(rows, name, given='mean', num_given=1)
+    assert 0 < hit.mean() < 1
     np.testing.assert_allclose(row['value'], hit.mean())
     single = one(rows, name, given=['tags'], target='profile')
     np.testing.assert_allclose(
-      single['stderr'], np.sqrt(hit.mean() * (1 - hit.mean()) / NUM)
+      single['stderr'], np.sqrt(hit.mean() * (1 - hit.mean()) / (NUM - 1))
     )
 
 

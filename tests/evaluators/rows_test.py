@@ -107,7 +107,7 @@ def test_every_metric_has_its_means(fakes, rows):
 def test_errors_of_shares_are_binomial(fakes, rows):
   for r in rows['independent']:
     if r['metric'] == 'coherence' and r['target'] in fakes.NAMES:
-      expected = np.sqrt(r['value'] * (1 - r['value']) / 997)
+      expected = np.sqrt(r['value'] * (1 - r['value']) / 996)
       np.testing.assert_allclose(r['stderr'], expected, rtol=1e-6)
 
 
@@ -125,7 +125,7 @@ def test_squared_error_is_that_of_the_first_row_of_pixels(fakes, rows):
     if r['metric'] == 'mse' and r['given'] == 'mean' and r['num_given'] == 1
   ]  # fmt: skip
   np.testing.assert_allclose(row['value'], error.mean(), rtol=1e-5)
-  np.testing.assert_allclose(row['stderr'], error.std() / 997**0.5, rtol=1e-5)
+  np.testing.assert_allclose(row['stderr'], error.std(ddof=1) / 997**0.5, rtol=1e-5)
   got = fakes.values(rows['perfect'], 'reconstruction_mse', target='b')
   np.testing.assert_allclose(got, error.mean(), rtol=1e-5)
 

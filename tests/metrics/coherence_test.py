@@ -16,7 +16,7 @@ class TestJointAgreement:
   def test_mode(self):
     agreement = coherence.joint_agreement(self.PREDICTIONS)
     assert {k: v for k, (v, _) in agreement.items()} == {2: 1.0, 3: 0.5, 4: 0.25}
-    assert agreement[4][1] == pytest.approx(math.sqrt(0.25 * 0.75 / 4))
+    assert agreement[4][1] == pytest.approx(math.sqrt(0.25 * 0.75 / 3))
 
   def test_first(self):
     agreement = coherence.joint_agreement(self.PREDICTIONS, reference='first')

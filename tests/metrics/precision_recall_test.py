@@ -46,8 +46,8 @@ def test_brute_force(k, chunk):
   assert (result.precision, result.recall) == pytest.approx(expected, abs=1e-6)
   assert 0.05 < expected[0] != expected[1] < 0.99
   p, r = expected
-  assert result.precision_stderr == pytest.approx(math.sqrt(p * (1 - p) / 110))
-  assert result.recall_stderr == pytest.approx(math.sqrt(r * (1 - r) / 150))
+  assert result.precision_stderr == pytest.approx(math.sqrt(p * (1 - p) / 109))
+  assert result.recall_stderr == pytest.approx(math.sqrt(r * (1 - r) / 149))
 
 
 def test_radii_of_a_line():
