@@ -27,7 +27,7 @@ Arguments, e.g. --config=configs/arrays.py:method=sbm_rae,modalities=2:
   smoke: the whole pipeline on the stand-in in under a minute.
 
 An empty section means that there is no such thing:
-  --config.readers={}                data without labels: no classifier is trained
+  --config.readers.digit={}          data without labels: no classifier is trained
   --config.energy={} --config.samplings.default.guidance.energy={}
                                      no energies, and no guidance by them
 
@@ -88,6 +88,7 @@ READERS = dict(
     ema_decay=0.999,
     optimizer=dict(learning_rate=1e-3, warmup_steps=100, weight_decay=0.05),
   ),
+  random_conv=base.RANDOM_CONV,
   inception=base.INCEPTION,
 )
 

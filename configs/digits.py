@@ -51,18 +51,22 @@ def get_config(arg=None):
   c.modalities = base.ordered(
     {f'm{i}': dict(kind='image', shape=shape) for i in range(arg.modalities)}
   )
+  digit = dict(
+    name='classifier',
+    annotation='class',
+    modalities=tuple(c.modalities),
+    network=dict(name='patch', patch=4, width=64, num_layers=2, dropout=0.2),
+    num_steps=1_000,
+    batch_size=256,
+    ema_decay=0.999,
+    optimizer=dict(learning_rate=2e-3, warmup_steps=100, weight_decay=0.05),
+  )
+  conv = dict(name='conv', widths=(16, 32), feature_dim=64, dropout=0.2)
   c.readers = base.ordered(
     dict(
-      digit=dict(
-        name='classifier',
-        annotation='class',
-        modalities=tuple(c.modalities),
-        network=dict(name='patch', patch=4, width=64, num_layers=2, dropout=0.2),
-        num_steps=1_000,
-        batch_size=256,
-        ema_decay=0.999,
-        optimizer=dict(learning_rate=2e-3, warmup_steps=100, weight_decay=0.05),
-      ),
+      digit=digit,
+      second=base.second_judge(digit, conv, batch_size=128),
+      random_conv=base.RANDOM_CONV,
       inception=base.INCEPTION,
     )
   )

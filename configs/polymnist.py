@@ -177,7 +177,7 @@ def paper(c, arg):
 
 
 def readers(c, *, network, num_steps, optimizer):
-  """A classifier of digits for all modalities, and the features of the original FID."""
+  """Two classifiers of digits for all modalities, and features that are not theirs."""
   digit = dict(
     name='classifier',
     annotation='class',
@@ -188,7 +188,18 @@ def readers(c, *, network, num_steps, optimizer):
     ema_decay=0.999,
     optimizer=optimizer,
   )
-  return base.ordered(dict(digit=digit, inception=base.INCEPTION))
+  if network['name'] == 'conv':
+    other = dict(name='patch', patch=7, width=64, dropout=0.2)
+  else:
+    other = dict(name='conv', widths=(16, 32, 64), feature_dim=64, dropout=0.2)
+  return base.ordered(
+    dict(
+      digit=digit,
+      second=base.second_judge(digit, other, num_steps=min(num_steps, 3_000)),
+      random_conv=base.RANDOM_CONV,
+      inception=base.INCEPTION,
+    )
+  )
 
 
 def generative_model(c, arg, sizes):

@@ -250,8 +250,8 @@ AFTER = {'latents', 'score', 'energy'}
     ({'readers.digit': {}}, {'classifier'}),
     ({'seed': 1}, ALL),
     # The judged pictures, and the autoencoder of each, are other ones.
-    ({'modalities.m2.shape': (8, 8, 3), 'readers.digit.modalities': ('m0', 'm1')},
-     ALL),
+    ({'modalities.m2.shape': (8, 8, 3), 'readers.digit.modalities': ('m0', 'm1'),
+      'readers.second.modalities': ('m0', 'm1')}, ALL),
   ],
 )  # fmt: skip
 def test_fingerprints_change_with_what_a_step_depends_on(tmp_path, changes, steps):

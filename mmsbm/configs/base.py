@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import ml_collections
 
+# Reads features that no class was trained on; the same in all runs.
+RANDOM_CONV = dict(name='random_conv', seed=0)
 # Reads the features of the original FID; `weights` is the file that `python -m
 # mmsbm.tools.convert_inception` writes. Empty: there is no such reader.
 INCEPTION = dict(name='inception', weights='')
@@ -52,6 +54,16 @@ def choose(name: str, value, choices: Iterable) -> None:
   """Raises ValueError unless `value` is one of `choices`."""
   if value not in choices:
     raise ValueError(f'{name}={value} is not one of {list(choices)}.')
+
+
+def second_judge(digit, network, **changes):
+  """A reader beside `digit`, of another network and so of other weights.
+
+  Nothing is to be chosen by what it says, and no distance is measured on its features:
+  it tells whether samples show a class, or please the judge that settings were chosen
+  with.
+  """
+  return copied(digit) | dict(network=network, has_features=False) | changes
 
 
 def ordered(specs: Mapping) -> ml_collections.ConfigDict:
@@ -108,6 +120,8 @@ def base() -> ml_collections.ConfigDict:
       # Does a reader see the class of the example in what is generated?
       coherence=dict(),
       coherence_macro=dict(),
+      # By a second reader, if there is one, that nothing was chosen with.
+      coherence_second=dict(),
       # Against the example itself: masks and attributes, labels, vectors, pictures.
       f1=dict(),
       f1_by_entry=dict(),
@@ -117,16 +131,27 @@ def base() -> ml_collections.ConfigDict:
       # Do generated modalities agree with each other?
       joint_coherence=dict(),
       joint_coherence_with_first=dict(),
+      joint_coherence_second=dict(),
       mean_agreement=dict(),
+      # Are classes as frequent as in the data?
+      class_balance_kl=dict(),
+      # Several samples for one example: how sure is the model, and of what?
+      brier=dict(),
+      log_score=dict(),
+      target_agreement=dict(),
+      target_agreement_apart=dict(),
       # Sets of features of readers.
       frechet=dict(),
       precision=dict(),
       recall=dict(),
+      variance_ratio=dict(),
     )
   )
   c.evaluate.evaluators = ordered(
     dict(
       readers=dict(),
+      # Real examples in the place of samples, and as many draws as below.
+      real_data=dict(num_draws=8),
       reconstruction=dict(),
       unconditional=dict(),
       conditional=dict(
@@ -138,6 +163,8 @@ def base() -> ml_collections.ConfigDict:
         # modalities too, not only given all but one.
         all_samplings=False,
       ),
+      # Samples for each of so many examples, given one and given all but one.
+      draws=dict(num_draws=8, num_examples=500, max_subsets=4, num_given=()),
       likelihood=dict(
         # Number of test examples; 0 disables it. On two CPU cores 200 take minutes with
         # num_probes=8; with num_probes=0 it takes longer by a factor of one eighth of
@@ -205,7 +232,8 @@ def shrink(
         sampler.num_steps = sampler_steps
   c.evaluate.num_examples = c.evaluate.chunk_size = num_examples
   evaluators = c.evaluate.evaluators
-  evaluators.conditional.max_subsets = max_subsets
+  evaluators.conditional.max_subsets = evaluators.draws.max_subsets = max_subsets
+  evaluators.draws.num_draws = evaluators.real_data.num_draws = 2
   evaluators.linear_probe.max_subsets = max_subsets
   evaluators.samples.num_examples = num_shown
   evaluators.samples.num_samples = num_samples

@@ -110,6 +110,11 @@ def note_of(missing: Sequence[Number]) -> Row:
   return {'note': f'without {shown}{more}'}
 
 
+def _place(fields: Row) -> str:
+  """What a note says of the given modalities."""
+  return f' given {" and ".join(fields["given"])}' if fields.get('given') else ''
+
+
 class Rows:
   """Measures generated modalities by all metrics, and averages what was measured.
 
@@ -171,6 +176,26 @@ class Rows:
           self._numbers.setdefault(key, []).extend(part)
           self._compared |= {(name, n.target) for n in part if not n.missing}
 
+  def add_values(
+    self,
+    name: str,
+    values: Mapping[str, np.ndarray],
+    positions: np.ndarray,
+    fields: Row,
+  ) -> None:
+    """Adds a metric whose values [k] are known, by target; see `add`."""
+    numbers = []
+    for target, part in values.items():
+      spread = np.full(self._size, np.nan)
+      spread[positions] = part
+      numbers.append(self._number(spread, None, target, _place(fields)))
+      if not numbers[-1].missing:
+        estimate = numbers[-1].estimate
+        self._add(name, target, estimate.value, estimate.stderr, numbers[-1].n, fields)
+    if numbers:
+      self._add_mean((name, ()), numbers, fields)
+      self._numbers.setdefault((name, ()), []).extend(numbers)
+
   def average(self, fields: Row) -> None:
     """Adds the averages over all that was measured; `fields` stand in their rows."""
     # Metrics of examples come first.
@@ -186,7 +211,7 @@ class Rows:
     self, name: str, targets: Mapping[str, Target], positions: np.ndarray, fields: Row
   ) -> dict[tuple, list[Number]]:
     """Adds the rows of single targets; their numbers by metric and fields."""
-    place = f' given {" and ".join(fields["given"])}' if fields.get('given') else ''
+    place = _place(fields)
     metric, out = self._metrics[name], {}
     measure = self._examples if kind_of(metric) == 'examples' else self._sets
     for target_name, target in targets.items():
@@ -208,11 +233,14 @@ class Rows:
     if hasattr(metric, 'groups'):
       groups = np.full(self._size, -1)
       groups[positions] = metric.groups(target)
+    return [self._number(values, groups, *place)]
+
+  def _number(self, values, groups, *place) -> Number:
     value, stderr, num = (
       self._mean(values) if groups is None else mean_of(values, groups)
     )
     missing = '' if num else 'no example counts'
-    return [Number(*place, Estimate(value, stderr), num, missing, values, groups)]
+    return Number(*place, Estimate(value, stderr), num, missing, values, groups)
 
   def _sets(self, name, metric, target, positions, *place) -> list[Number]:
     del name

@@ -122,6 +122,13 @@ def is_number(value: float | None) -> bool:
   return value is not None and math.isfinite(value)
 
 
+def check_draws(options: Any) -> None:
+  """Refuses a field `num_draws` that makes no forecast."""
+  check_least(options, 1, 'num_draws')
+  if options.num_draws < 2:
+    raise UserError(f'num_draws is {options.num_draws}; it must be at least 2.')
+
+
 def check_least(options: Any, least: int, *names: str) -> None:
   """Refuses fields of `options` that are no whole numbers of at least 0 or 1."""
   bound = 'be positive' if least else 'not be negative'

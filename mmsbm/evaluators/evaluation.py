@@ -21,7 +21,7 @@ from mmsbm.metrics.base import Target
 PyTree = Any
 
 # Goes up when a measurement changes: what older code has measured is measured again.
-VERSION = 5
+VERSION = 6
 
 
 def describe_decoding(model: Any) -> dict[str, str]:
@@ -86,12 +86,24 @@ class Evaluation:
     return self.inference.encode(self.x)
 
   @functools.cached_property
-  def _read_real(self) -> Readings:
-    return self._room.read(self.x)
+  def read_real(self) -> Readings:
+    """What readers say of the examples."""
+    return self.read(self.x)
+
+  def read(self, x: Examples) -> Readings:
+    """Reads raw examples [k, *shape] of every modality, each when it is looked at."""
+    return self._room.read(x)
 
   # --- what is generated --------------------------------------------------------
 
-  def generate(self, given: np.ndarray, sampling: str) -> tuple[np.ndarray, Examples]:
+  def generate(
+    self,
+    given: np.ndarray,
+    sampling: str,
+    *,
+    among: np.ndarray | None = None,
+    draw: int = 0,
+  ) -> tuple[np.ndarray, Examples]:
     """Generates a tuple for each example that has all given modalities.
 
     The same subset gets the same noise in every sampling, and an example the same
@@ -100,17 +112,22 @@ class Evaluation:
     Args:
       given: [M] bool.
       sampling: a name of the model's samplings.
+      among: positions of the only examples that count; all by default.
+      draw: number of the draw: others have noise of their own.
 
     Returns:
       Positions [k] among the examples, and the raw examples [k, *shape] of every
       modality.
     """
-    positions = np.flatnonzero(self.present[:, given].all(axis=1))
+    has_all = self.present[:, given].all(axis=1)
+    if among is not None:
+      has_all &= np.isin(np.arange(len(has_all)), among)
+    positions = np.flatnonzero(has_all)
     name = 'given ' + ','.join(np.array(self.names)[given])
     x = self.inference.sample(
       take(self.encoded, positions),
       np.broadcast_to(given, (len(positions), len(given))),
-      key=fold_in_name(self.key, name),
+      key=fold_in_name(self.key, f'{name}, draw {draw}' if draw else name),
       sampling=sampling,
       rows=positions,
     )
@@ -125,7 +142,7 @@ class Evaluation:
       x: [k, *shape] per modality.
       positions: of the k among the examples, in order; all of them by default.
     """
-    read, targets = self._room.read(x), {}
+    read, targets = self.read(x), {}
     for i, modality in enumerate(self.problem.modalities):
       target = Target(
         modality=modality,
@@ -134,7 +151,7 @@ class Evaluation:
         present=self.present[:, i],
         annotations=self.annotations,
         read_generated={},
-        read_real=self._read_real[modality.name],
+        read_real=self.read_real[modality.name],
       )
       if positions is not None and len(positions) < len(self.rows):
         target = target.take(positions)

@@ -21,15 +21,31 @@ from mmsbm.evaluators.subsets import check_num_given, measured_subsets
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.progress import Progress
 from mmsbm.infra.rng import fold_in_name
-from mmsbm.metrics.base import Metric, kind_of
+from mmsbm.metrics.base import Metric, Target, kind_of
 
 
-def _metrics(evaluation: Evaluation, *kinds: str) -> dict[str, Metric]:
+def metrics_of(evaluation: Evaluation, *kinds: str) -> dict[str, Metric]:
+  """The metrics of the plan that are of these kinds, see `kind_of`."""
   metrics = evaluation.plan.metrics
   return {name: metric for name, metric in metrics.items() if kind_of(metric) in kinds}
 
 
-def _of_sampling(
+def tuple_rows(
+  evaluation: Evaluation, targets: Mapping[str, Target], fields: Row
+) -> list[Row]:
+  """Rows of the metrics of tuples; `fields` stand in all of them."""
+  rows = []
+  for name, metric in metrics_of(evaluation, 'tuples').items():
+    for estimate in metric(targets):
+      if is_number(estimate.value):
+        note = {'note': estimate.note} if estimate.note else {}
+        more = {**estimate.fields, **fields, **note}
+        more['n'] = min(len(target) for target in targets.values())
+        rows.append(evaluation.row(name, estimate.value, estimate.stderr, **more))
+  return rows
+
+
+def of_sampling(
   evaluation: Evaluation,
   name: str,
   sampling: str,
@@ -57,9 +73,9 @@ class Unconditional(Evaluator):
 
   def measurements(self, evaluation: Evaluation) -> list[Measurement]:
     """See `Evaluator.measurements`."""
-    metrics = _metrics(evaluation, 'tuples', 'distributions')
+    metrics = metrics_of(evaluation, 'tuples', 'distributions')
     return [
-      _of_sampling(
+      of_sampling(
         evaluation,
         'unconditional',
         sampling,
@@ -74,13 +90,7 @@ class Unconditional(Evaluator):
     targets = evaluation.targets(x)
     fields = evaluation.sampling_fields(sampling, 0)
     given = {'given': [], 'num_given': 0}
-    rows = []
-    for name, metric in _metrics(evaluation, 'tuples').items():
-      for estimate in metric(targets):
-        if is_number(estimate.value):
-          note = {'note': estimate.note} if estimate.note else {}
-          more = {**estimate.fields, **given, **fields, **note}
-          rows.append(evaluation.row(name, estimate.value, estimate.stderr, **more))
+    rows = tuple_rows(evaluation, targets, given | fields)
     compared = Rows(evaluation, fields)
     compared.compare(targets, positions, given)
     compared.average(given)
@@ -119,9 +129,9 @@ class Conditional(Evaluator):
 
   def measurements(self, evaluation: Evaluation) -> list[Measurement]:
     """See `Evaluator.measurements`."""
-    metrics = _metrics(evaluation, 'examples', 'pairs', 'distributions')
+    metrics = metrics_of(evaluation, 'examples', 'pairs', 'distributions')
     return [
-      _of_sampling(
+      of_sampling(
         evaluation,
         f'given_{count}',
         sampling,
@@ -165,7 +175,7 @@ class Conditional(Evaluator):
     protocol = {'protocol': 'given the rest'} if count == len(names) - 1 else {}
     rows.average({'given': 'mean', 'num_given': count, **protocol})
     # The published curve: the last modality given the first ones (section 7.2).
-    paired = _metrics(evaluation, 'examples', 'pairs')
+    paired = metrics_of(evaluation, 'examples', 'pairs')
     curve = [
       row | {'given': 'incremental'}
       for row in rows.rows
@@ -186,6 +196,7 @@ class Reconstruction(Evaluator):
     if not hasattr(model, 'reconstruct'):
       evaluation.warn('the method does not reconstruct, so no reconstruction is made.')
       return []
+    metrics = metrics_of(evaluation, 'examples', 'pairs', 'distributions', 'tuples')
     return [
       Measurement(
         name='reconstruction',
@@ -197,7 +208,7 @@ class Reconstruction(Evaluator):
             'about': f'Each modality is encoded and decoded alone. {metric.about}',
             'better': metric.better,
           }
-          for name, metric in _metrics(evaluation, 'examples', 'pairs').items()
+          for name, metric in metrics.items()
         },
       )
     ]
@@ -205,13 +216,21 @@ class Reconstruction(Evaluator):
   def _measure(self, evaluation: Evaluation) -> list[Row]:
     size, key = len(evaluation.rows), fold_in_name(evaluation.key, 'reconstruction')
     x = evaluation.inference.reconstruct(evaluation.encoded, key=key)
-    rows = Rows(evaluation, {}, binomial=False)
-    rows.add(evaluation.targets(x), np.arange(size), {})
+    targets = evaluation.targets(x)
+    rows, compared = Rows(evaluation, {}, binomial=False), Rows(evaluation, {})
+    rows.add(targets, np.arange(size), {})
+    compared.compare(targets, np.arange(size), {})
+    compared.average({})
     out = []
-    for row in rows.rows:
+    for row in rows.rows + compared.rows:
       target = row['target']
       given = {} if target == 'mean' else {'given': [target], 'num_given': 1}
       out.append({**row, 'metric': _reconstruction_name(row['metric']), **given})
+    complete = np.flatnonzero(evaluation.present.all(axis=1))
+    if len(complete):
+      tuples = {name: target.take(complete) for name, target in targets.items()}
+      for row in tuple_rows(evaluation, tuples, {}):
+        out.append(row | {'metric': _reconstruction_name(row['metric'])})
     return out
 
 

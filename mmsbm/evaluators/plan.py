@@ -18,12 +18,14 @@ import numpy as np
 from mmsbm.config import Section, find, nearest, plain
 from mmsbm.data.dataset import SPLITS
 from mmsbm.evaluators.base import EvaluationPlan, Row
+from mmsbm.evaluators.draws import Draws
 from mmsbm.evaluators.evaluation import Evaluation, describe_decoding
 from mmsbm.evaluators.generated import Conditional, Reconstruction, Unconditional
 from mmsbm.evaluators.latents import LinearProbe
 from mmsbm.evaluators.likelihood import Likelihood
 from mmsbm.evaluators.reader_accuracy import ReaderAccuracy
 from mmsbm.evaluators.readers import Reader
+from mmsbm.evaluators.real import RealData
 from mmsbm.evaluators.samples import Samples
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
@@ -32,9 +34,11 @@ from mmsbm.metrics import METRICS
 
 EVALUATORS = {
   'readers': ReaderAccuracy,
+  'real_data': RealData,
   'reconstruction': Reconstruction,
   'unconditional': Unconditional,
   'conditional': Conditional,
+  'draws': Draws,
   'likelihood': Likelihood,
   'linear_probe': LinearProbe,
   'samples': Samples,

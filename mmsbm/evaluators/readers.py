@@ -16,6 +16,7 @@ from mmsbm.metrics.base import Reading
 from mmsbm.modalities import Image
 from mmsbm.nn.classifiers import CLASSIFIERS
 from mmsbm.nn.inception import load_inception
+from mmsbm.nn.random_conv import random_features, random_weights
 
 PyTree = Any
 
@@ -75,6 +76,7 @@ class TrainedClassifier:
 
   name: str
   learner: Classifier
+  has_features: bool = True
 
   compiled = True
 
@@ -90,6 +92,7 @@ class TrainedClassifier:
     """Reads raw examples [B, *shape]; see `Reader`."""
     kind = next(m.kind for m in self.learner.modalities if m.name == modality)
     logits, features = self.learner.network.apply(variables, kind.to_model(x), False)
+    features = features if self.has_features else None
     return Reading(logits.argmax(-1), features, self.annotation)
 
 
@@ -104,6 +107,7 @@ def make_classifier(
   ema_decay: float,
   optimizer: Mapping[str, Any],
   annotation: str = 'class',
+  has_features: bool = True,
 ) -> TrainedClassifier:
   """Makes a classifier that is trained in the run.
 
@@ -114,6 +118,7 @@ def make_classifier(
     network: one of CLASSIFIERS.
     num_steps, batch_size, ema_decay, optimizer: of its training, see `reader_stage`.
     annotation: the class labels that it learns.
+    has_features: whether distributions are compared on its features.
   """
   del num_steps, batch_size, ema_decay, optimizer
   _check(modalities, problem, name)
@@ -140,7 +145,8 @@ def make_classifier(
       'each shape a reader of its own.'
     )
   network = build(CLASSIFIERS, network, num_classes=num_classes)
-  return TrainedClassifier(name, Classifier(name, annotation, network, read, indices))
+  learner = Classifier(name, annotation, network, read, indices)
+  return TrainedClassifier(name, learner, has_features)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,9 +210,65 @@ def make_inception(
   return Inception(name, weights, tuple(names))
 
 
+@dataclasses.dataclass(frozen=True)
+class RandomConv:
+  """The `Reader` of `random_features`, which nothing was trained on.
+
+  Attributes:
+    parts: kinds and number of channels of the pictures that it reads, by modality.
+    seed: of its weights.
+  """
+
+  name: str
+  parts: Mapping[str, tuple[Any, int]]
+  seed: int
+
+  compiled = True
+  annotation = ''
+  learner = None
+
+  @property
+  def modalities(self) -> tuple[str, ...]:
+    return tuple(self.parts)
+
+  def load(self) -> PyTree:
+    """Draws the weights, by number of channels."""
+    channels = {number for _, number in self.parts.values()}
+    return {str(c): random_weights(c, self.seed) for c in sorted(channels)}
+
+  def __call__(self, variables, modality, x):
+    """Reads raw pictures [B, H, W, C]; see `Reader`."""
+    kind, channels = self.parts[modality]
+    return Reading(None, random_features(variables[str(channels)], kind.to_model(x)))
+
+
+def make_random_conv(
+  problem: Any, *, name: str, modalities: tuple[str, ...] = (), seed: int = 0
+) -> RandomConv | None:
+  """Makes the reader of features of random convolutions; None without pictures.
+
+  Args:
+    problem: modalities.
+    name: of the reader.
+    modalities: names of pictures; all by default.
+    seed: of its weights, the same in all runs that are compared.
+  """
+  pictures = {m.name: m for m in problem.modalities if len(m.model_shape) == 3}
+  names = modalities or tuple(pictures)
+  if not names:
+    return None
+  _check(names, problem, name)
+  for modality in names:
+    if modality not in pictures:
+      raise UserError(f'{name!r} reads pictures, and modality {modality!r} is none.')
+  chosen = {n: (pictures[n].kind, pictures[n].model_shape[-1]) for n in names}
+  return RandomConv(name, chosen, seed)
+
+
 READERS = {
   'classifier': make_classifier,
   'inception': make_inception,
+  'random_conv': make_random_conv,
 }
 
 

@@ -53,23 +53,30 @@ class ReadingRoom:
     """
     self._readers, self._names, self._inference = readers, names, inference
     self._loaded = dict(variables)
-    # Of variables and examples: {modality: {reader: (prediction, features)}}.
-    self._compiled = jax.jit(self._read_compiled)
+    # Of a reader's variables and examples: {modality: (prediction, features)}.
+    self._compiled = {
+      r.name: jax.jit(functools.partial(self._read_compiled, r))
+      for r in readers
+      if r.compiled
+    }
 
   def read(self, x: Examples) -> Readings:
     """Reads raw examples, each when it is looked at.
 
-    Compiled readers read all modalities in one program.
+    A compiled reader reads all modalities in one program.
     """
 
+    by_name = {reader.name: reader for reader in self._readers}
+
     @functools.cache
-    def compiled():
-      variables = {r.name: self._variables(r) for r in self._readers if r.compiled}
-      return self._inference.map_chunks(self._compiled, variables, x)
+    def compiled(name):
+      return self._inference.map_chunks(
+        self._compiled[name], self._variables(by_name[name]), x
+      )
 
     def make(reader, name, array):
       if reader.compiled:
-        return Reading(*compiled()[name][reader.name], reader.annotation)
+        return Reading(*compiled(reader.name)[name], reader.annotation)
       return reader(self._variables(reader), name, array)
 
     return {
@@ -83,14 +90,13 @@ class ReadingRoom:
       for name, array in zip(self._names, x, strict=True)
     }
 
-  def _read_compiled(self, variables, x):
-    out = {name: {} for name in self._names}
-    for reader in self._readers:
-      for name, array in zip(self._names, x, strict=True):
-        if reader.compiled and name in reader.modalities:
-          reading = reader(variables[reader.name], name, array)
-          out[name][reader.name] = reading.prediction, reading.features
-    return out
+  def _read_compiled(self, reader, variables, x):
+    readings = {
+      name: reader(variables, name, array)
+      for name, array in zip(self._names, x, strict=True)
+      if name in reader.modalities
+    }
+    return {name: (r.prediction, r.features) for name, r in readings.items()}
 
   def _variables(self, reader: Reader) -> PyTree:
     if reader.name not in self._loaded:

@@ -6,14 +6,15 @@ mean the same for every metric.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from mmsbm.modalities import Modality
 
-Better = Literal['high', 'low']
+# 'one': the nearer to 1.
+Better = Literal['high', 'low', 'one']
 
 # Fewer examples make no distribution to compare.
 MIN_EXAMPLES = 8
@@ -87,17 +88,43 @@ class Target:
     """Returns whether the kind of modality asks for a metric of this name."""
     return metric in self.modality.kind.metrics
 
-  def classes(self, reader: str = '', annotation: str = '') -> Reading | None:
+  def classes(
+    self,
+    reader: str = '',
+    annotation: str = '',
+    *,
+    number: int = 0,
+    of_real: bool = False,
+  ) -> Reading | None:
     """Returns what a reader says of the classes of the generated examples.
 
     Args:
-      reader: its name; '' for the first one that predicts.
-      annotation: what is to be predicted; '' for whatever it is.
+      reader: its name; '' for any that predicts.
+      annotation: what is to be predicted; '' for what the first one predicts.
+      number: of several readers the one that is meant, from 0.
+      of_real: whether to return what it says of the real ones.
     """
-    for name, reading in self.read_generated.items():
-      is_asked = reader in ('', name) and annotation in ('', reading.annotation)
-      if is_asked and reading.annotation:
-        return reading
+    found = []
+    for name, reading in (self.read_real if of_real else self.read_generated).items():
+      if reading.annotation and reader in ('', name):
+        annotation = annotation or reading.annotation
+        found += [reading] if reading.annotation == annotation else []
+    return found[number] if len(found) > number else None
+
+  def seen_and_true(
+    self, reader: str = '', annotation: str = ''
+  ) -> tuple[str, np.ndarray, np.ndarray | None] | None:
+    """Returns annotation, classes seen [N] and true ones [N], -1 where unknown.
+
+    A label says its class itself, and is an annotation of its own. True classes that
+    the data do not have are None, and so is all where nothing reads classes.
+    """
+    read = self.classes(reader, annotation)
+    if read is not None:
+      return read.annotation, read.prediction, self.annotations.get(read.annotation)
+    if self.measured_by('accuracy') and not reader and not annotation:
+      true = np.where(self.present, self.real, -1)
+      return f'values of {self.modality.name}', np.asarray(self.generated), true
     return None
 
 
@@ -152,7 +179,7 @@ class Described(Protocol):
 
   Attributes:
     name: key of `mmsbm.metrics.METRICS`.
-    better: whether high or low values are good.
+    better: whether high or low values are good, or those near 1.
     about: one or two sentences that the report prints.
   """
 
@@ -199,14 +226,31 @@ class OfTuples(Described, Protocol):
     """Returns the numbers; none where the metric does not apply."""
 
 
-Metric = PerExample | OfSets | OfTuples
+class OfDraws(Described, Protocol):
+  """Numbers for every example, of K draws for the same condition.
+
+  `draws` is always True. K is 1 where they are the examples themselves.
+  """
+
+  draws: bool
+
+  def __call__(self, draws: Sequence[Mapping[str, Target]]) -> Mapping[str, np.ndarray]:
+    """Returns values [N] by target, NaN where an example does not count.
+
+    A number of several targets together stands under 'all'.
+    """
+
+
+Metric = PerExample | OfSets | OfTuples | OfDraws
 
 
 def kind_of(metric: Metric) -> str:
-  """What a metric measures: 'examples', 'pairs', 'distributions' or 'tuples'.
+  """What it measures: 'examples', 'pairs', 'distributions', 'tuples' or 'draws'.
 
   'pairs' and 'distributions' are `OfSets`.
   """
+  if hasattr(metric, 'draws'):
+    return 'draws'
   if hasattr(metric, 'tuples'):
     return 'tuples'
   if hasattr(metric, 'paired'):

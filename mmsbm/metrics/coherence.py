@@ -23,7 +23,7 @@ from typing import ClassVar
 import numpy as np
 
 from mmsbm.metrics.averages import clustered_mean, share
-from mmsbm.metrics.base import Better, Estimate, Target
+from mmsbm.metrics.base import Better, Estimate, Reading, Target
 
 
 def _num_agreeing(predictions: np.ndarray, reference: str) -> np.ndarray:
@@ -77,6 +77,12 @@ class _ReadsClasses:
   annotation: str = ''
 
   better: ClassVar[Better] = 'high'
+  # Of several readers the first one.
+  number: ClassVar[int] = 0
+
+  def _read(self, target: Target, annotation: str = '') -> Reading | None:
+    annotation = annotation or self.annotation
+    return target.classes(self.reader, annotation, number=self.number)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,7 @@ class Coherence(_ReadsClasses):
 
   def __call__(self, target: Target) -> np.ndarray | None:
     """Returns hits [N], NaN where the class is unknown; see `PerExample`."""
-    read = target.classes(self.reader, self.annotation)
+    read = self._read(target)
     if read is None or read.annotation not in target.annotations:
       return None
     label = target.annotations[read.annotation]
@@ -111,7 +117,7 @@ class CoherenceMacro(Coherence):
 
   def groups(self, target: Target) -> np.ndarray:
     """Returns the class [N] of every example; see `PerExample`."""
-    return target.annotations[target.classes(self.reader, self.annotation).annotation]
+    return target.annotations[self._read(target).annotation]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +140,7 @@ class JointCoherence(_ReadsClasses):
     """
     annotation, seen = self.annotation, []
     for target in targets.values():
-      read = target.classes(self.reader, annotation)
+      read = self._read(target, annotation)
       if read is not None:
         annotation = read.annotation
         seen.append(read.prediction)
@@ -144,6 +150,30 @@ class JointCoherence(_ReadsClasses):
     """A number for each k of "at least k agree"."""
     shares = joint_agreement(predictions, self.reference)
     return [Estimate(*numbers, fields={'at_least': k}) for k, numbers in shares.items()]
+
+
+_SECOND = (
+  ' By a second classifier, of other weights, that no setting was chosen with: where '
+  'the first one says more, samples please it rather than show the class.'
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CoherenceSecond(Coherence):
+  """The accuracy of the second reader that predicts what the first one does."""
+
+  name: ClassVar[str] = 'coherence_second'
+  about: ClassVar[str] = Coherence.about + _SECOND
+  number: ClassVar[int] = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JointCoherenceSecond(JointCoherence):
+  """The agreement of modalities as the second reader sees them."""
+
+  name: ClassVar[str] = 'joint_coherence_second'
+  about: ClassVar[str] = JointCoherence.about + _SECOND
+  number: ClassVar[int] = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
