@@ -83,7 +83,9 @@ def get_study(arg=None):
 def rows_of_seed(arg, seed):
   module, arguments, _, evaluations, paired_steps = CONFIGS[arg.data]
   lender = f'ae_s{seed}'
-  shared = {'classifier': lender, 'unimodal': lender}
+  # One judge for all seeds: distances are of its features.
+  judged = {'classifier': 'ae_s0'}
+  shared = judged | {'unimodal': lender}
 
   def row(name, group, *, overrides=None, ways=None, columns=None, **kw):
     """A row, most of whose columns and arguments are those of all rows.
@@ -112,14 +114,14 @@ def rows_of_seed(arg, seed):
   def other(name, method, ways=None):
     """Another method: its own autoencoders, judged by the same classifier."""
     return row(
-      name, 'methods', columns={'method': method}, borrow={'classifier': lender},
+      name, 'methods', columns={'method': method}, borrow=judged,
       arguments=dict(method=ARGUMENT[name]), ways=ways,
       sampling_columns=in_guidance(ways) | {'default': DEFAULT} if ways else {},
     )  # fmt: skip
 
   yield row(
     'ae', 'autoencoders', mode='train',
-    overrides=dict(train_only=('classifier', 'unimodal')),
+    overrides=dict(train_only=('unimodal',) if seed else ('classifier', 'unimodal')),
   )  # fmt: skip
   solvers, guided = solver_ways(evaluations, arg.smoke), guidance_ways(arg.smoke)
   conditioned = conditioning_ways(arg.smoke)

@@ -76,13 +76,14 @@ def rows_of_seed(arg, seed):
       **kw,
     )
 
+  # One judge for all rows and seeds: distances are of its features. SBM-VAE has the
+  # autoencoders of its seed, too.
+  lender, judged = f'ae_s{seed}', {'classifier': 'ae_s0'}
+  trained = ('unimodal',) if seed else ('classifier', 'unimodal')
   yield row(
     'ae', 'sbm_vae', {'group': 'autoencoders'}, mode='train',
-    overrides=dict(train_only=('classifier', 'unimodal')),
+    overrides=dict(train_only=trained),
   )  # fmt: skip
-  # The classifier of all rows; SBM-VAE has its autoencoders too.
-  lender = f'ae_s{seed}'
-  judged = {'classifier': lender}
   for method in methods.SCORE_METHODS:
     # Only SBM-VAE and SBM-RAE are guided, so what guidance is worth is measured; given
     # every number of modalities. Multi-modal latent diffusion has a sampler of its own.

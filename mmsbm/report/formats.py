@@ -39,7 +39,7 @@ def format_number(value: float | None, stderr: float | None = None) -> str:
     text = f'{value:.{2 - math.floor(math.log10(size))}f}'
   else:
     text = f'{value:.3g}'
-  return f'{text} ± 0' if is_finite(stderr) else text
+  return text
 
 
 def format_seconds(seconds: float) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from mmsbm.infra import files
-from mmsbm.report import figures, formats, results
+from mmsbm.report import figures, formats, references, results
 from mmsbm.report.folder import RunFolder, read_run
 from mmsbm.report.results import Number, Panel
 from mmsbm.report.tables import Table
@@ -30,6 +30,7 @@ UNNAMED = (results.MEAN, 'value')
 ARROWS = {
   'high': Markup('<span class="badge" title="higher is better">↑</span>'),
   'low': Markup('<span class="badge" title="lower is better">↓</span>'),
+  'one': Markup('<span class="badge" title="1 is best">→1</span>'),
 }
 
 
@@ -82,23 +83,23 @@ def _table(lines: Sequence[tuple[Any, Mapping]], total: int, most=None) -> Table
   return Table(head, [[name, *map(line.get, counts)] for name, line in lines])
 
 
-def _summary(panels: Sequence[Panel], total: int, real: Mapping) -> Table:
-  """The main lines of panels in few columns; coherence beside that of real examples."""
+def _summary(panels: Sequence[Panel], total: int, plain: Sequence[Panel] = ()) -> Table:
+  """The main lines of panels in few columns, beside what `plain` says of real data."""
   lines = [(p, name, line) for p in panels for name, line in p.main.items()]
   headed = [
     (_heading(p, name if name not in UNNAMED else ''), x) for p, name, x in lines
   ]
-  table, ceilings = _table(headed, total, MAX_COUNTS), []
+  table, beside = _table(headed, total, MAX_COUNTS), []
   for cells, (panel, name, line) in zip(table.lines, lines, strict=True):
     sizes = sorted({number.n for number in line.values() if number.n is not None})
     cells.append(' to '.join(dict.fromkeys(f'{n:,}' for n in sizes[:1] + sizes[-1:])))
-    accuracy = real.get(panel.features) if panel.metric == 'coherence' else None
-    ceilings.append(accuracy and accuracy.lines.get(name, {}).get(None))
+    beside.append(references.references_of(panel, name, plain))
   table.head.append('n')
-  if any(ceilings):
-    table.head.insert(-1, 'real examples')
-    for cells, ceiling in zip(table.lines, ceilings, strict=True):
-      cells.insert(-1, ceiling or '')
+  for caption in (references.REAL, references.HALF, references.RECONSTRUCTED):
+    if any(caption in numbers for numbers in beside):
+      table.head.insert(-1, caption)
+      for cells, numbers in zip(table.lines, beside, strict=True):
+        cells.insert(-1, numbers.get(caption) or '')
   return table
 
 
@@ -146,7 +147,7 @@ def _heated(lines: Sequence[Sequence], better: str | None) -> list[list]:
 def _comparison(run: RunFolder, settings: Mapping) -> dict[str, Any] | None:
   """All samplings: their averages, and curves over network evaluations."""
   lines, frames = [], {}
-  compared = results.compare_samplings(run.rows, run.about, run.modalities)
+  compared = references.compare_samplings(run.rows, run.about, run.modalities)
   for panel, line, count, numbers in compared:
     words = [] if line in UNNAMED or panel.levels else [line]
     words += [] if count is None else [results.given_label(count, len(run.modalities))]
@@ -258,8 +259,9 @@ def _context(run: RunFolder) -> dict[str, Any]:
   """Everything that run.html.j2 shows."""
   total, settings = len(run.modalities), results.samplings(run.rows)
   main = next(iter(settings), None)
-  panels = results.make_panels(run.rows, run.about, run.modalities, main)
-  real = {p.features: p for p in panels if p.metric == 'classifier_accuracy'}
+  every = results.make_panels(run.rows, run.about, run.modalities, main)
+  plain = [p for p in every if not p.is_generated]
+  panels = [p for p in every if not references.is_reference(p.metric)]
   timings = run.record.get('timings') or {}
   seconds = sum(timings.values())
   parts = [*timings.items(), ('together', seconds)] if timings else []
@@ -268,8 +270,8 @@ def _context(run: RunFolder) -> dict[str, Any]:
     'subtitle': run.record.get('data_source') or '',
     'chips': _chips(run, seconds),
     'problems': run.problems,
-    'generated': _summary([p for p in panels if p.is_generated], total, real),
-    'networks': _summary([p for p in panels if not p.is_generated], total, {}),
+    'generated': _summary([p for p in panels if p.is_generated], total, plain),
+    'networks': _summary([p for p in panels if not p.is_generated], total),
     'settings': Table(
       ['sampling', 'sampler', 'conditioning', 'guidance', 'network evaluations'],
       [[k, *(x or '–' for x in words.values())] for k, words in settings.items()],

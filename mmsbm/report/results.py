@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,8 @@ DETAILS = {'bits_per_dimension': 'bits per dimension', 'per_dimension': 'per dim
 # Shown first, in this order, where they were measured. Everything else follows.
 FIRST = (
   'coherence', 'f1', 'accuracy', 'r2', 'mse', 'joint_coherence', 'frechet',
-  'precision', 'recall',
+  'precision', 'recall', 'variance_ratio', 'brier', 'log_score', 'target_agreement',
+  'target_agreement_apart', 'class_balance_kl',
 )  # fmt: skip
 # How people write what stands in the name of a metric.
 WORDS = {
@@ -35,7 +37,8 @@ WORDS = {
   'with first': 'with the first modality', 'mae': 'MAE', 'psnr': 'PSNR', 'kl': 'KL',
 }  # fmt: skip
 # Directions of metrics in files that do not state them, such as results of studies.
-LOW = ('frechet', 'mse')
+LOW = ('frechet', 'mse', 'brier', 'log_score', 'class_balance_kl')
+ONE = ('variance_ratio',)
 MEAN = 'mean over targets'
 ADDED = 'adding one by one'
 TOGETHER = 'all together'
@@ -134,7 +137,9 @@ class Panel:
 
   @property
   def better(self) -> str | None:
-    return self.about.get('better') or ('low' if self.metric in LOW else None)
+    if self.metric in LOW + ONE:
+      return direction(self.metric)
+    return self.about.get('better')
 
   @property
   def is_generated(self) -> bool:
@@ -214,7 +219,9 @@ def number(row) -> Number:
 def average(rows: pd.DataFrame, over_seeds: bool = False) -> Number:
   """The plain mean over rows; of one row, or of equal counts of all seeds, its number.
 
-  Only a mean over seeds has an error: subsets share their examples.
+  Only a mean over seeds has an error, of which two parts are known: that over seeds,
+  and that over test examples, which are the same for all seeds and stay however many
+  there are. Subsets share their examples.
   """
   first, values = number(rows.iloc[0]), pd.to_numeric(rows.value, errors='coerce')
   is_count = over_seeds and values.nunique() == 1 and rows.stderr.isna().all()
@@ -224,21 +231,51 @@ def average(rows: pd.DataFrame, over_seeds: bool = False) -> Number:
     getattr(first, key) if rows[key].nunique(dropna=False) == 1 else None
     for key in ('n', 'nfe')
   )
-  numbers = [values.mean(skipna=False), values.sem(skipna=False)][: 1 + over_seeds]
+  tested = pd.to_numeric(rows.stderr, errors='coerce').fillna(0.0)
+  stderr = np.sqrt(values.var(skipna=False) / len(rows) + (tested**2).mean())
+  numbers = [values.mean(skipna=False), stderr][: 1 + over_seeds]
   numbers = [float(x) if formats.is_finite(x) else None for x in (*numbers, None)][:2]
   return Number(*numbers, n, len(rows), nfe=nfe)
 
 
-def mark_best(numbers: Mapping[Any, Number | None], better: str | None) -> dict:
-  """Marks the best of numbers that differ; `better` is 'high', 'low' or unknown."""
+def direction(metric: str) -> str:
+  """Whether 'high', 'low' or 'one' is good, of metrics whose files do not say."""
+  return 'low' if metric in LOW else 'one' if metric in ONE else 'high'
+
+
+def mark_best(
+  numbers: Mapping[Any, Number | None],
+  better: str | None,
+  real: Number | None = None,
+) -> dict:
+  """Marks the best of numbers that differ, and what lies within two errors of it.
+
+  The error is that of a difference of independent numbers: of numbers of the same test
+  examples it is rather smaller, so that more is marked than need be.
+
+  Args:
+    numbers: to be compared.
+    better: 'high', 'low', 'one' (the nearer to 1) or unknown.
+    real: that of real data; what is beyond it counts as equal to it.
+  """
   values = {x.value for x in numbers.values() if x and x.value is not None}
-  if better not in ('high', 'low') or len(values) < 2:
+  if better not in ('high', 'low', 'one') or len(values) < 2:
     return dict(numbers)
-  best = max(values) if better == 'high' else min(values)
-  return {
-    key: x and dataclasses.replace(x, best=x.value == best)
-    for key, x in numbers.items()
-  }
+  sign = {'high': 1, 'low': -1}.get(better)
+  limit = real.value * sign if sign and real and real.value is not None else math.inf
+
+  def score(x: Number) -> float:
+    return min(sign * x.value, limit) if sign else -abs(x.value - 1)
+
+  known = {key: x for key, x in numbers.items() if x and x.value is not None}
+  best = max(known.values(), key=score)
+
+  def is_best(x: Number) -> bool:
+    error = math.hypot(x.stderr or 0.0, best.stderr or 0.0)
+    return score(best) - score(x) <= 2 * error
+
+  marked = {k: dataclasses.replace(x, best=is_best(x)) for k, x in known.items()}
+  return dict(numbers) | marked
 
 
 def make_panels(
@@ -271,24 +308,6 @@ def samplings(rows: pd.DataFrame) -> dict[str, dict[str, str]]:
     ends = dict.fromkeys([costs.min(), costs.max()]) if len(costs) else ()
     settings[name] = words | {'nfe': ' to '.join(f'{int(cost):,}' for cost in ends)}
   return dict(sorted(settings.items(), key=lambda item: item[0] != 'default'))
-
-
-def compare_samplings(
-  rows: pd.DataFrame, about: Mapping, modalities: Sequence[str]
-) -> list[tuple[Panel, str, int | None, dict[str, Number | None]]]:
-  """Averages that several samplings have: (panel, line, count, {sampling: number})."""
-  names, compared = list(samplings(rows)), {}
-  for name in names:
-    for panel in make_panels(rows[rows.sampling == name], about, modalities, name):
-      for line, numbers in panel.main.items():
-        for count, value in numbers.items():
-          key = (panel.key, line, count)
-          compared.setdefault(key, (panel, line, count, {}))[3][name] = value
-  return [
-    (panel, line, count, mark_best({n: values.get(n) for n in names}, panel.better))
-    for panel, line, count, values in compared.values()
-    if len(values) > 1
-  ]
 
 
 def family(settings: Mapping[str, Any]) -> str:

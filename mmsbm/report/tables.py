@@ -6,6 +6,8 @@ from typing import Any
 
 from mmsbm.infra.errors import UserError
 from mmsbm.report import formats, results
+from mmsbm.report import references as beside
+from mmsbm.report.references import REAL
 from mmsbm.report.results import Number
 
 # Columns of words that the measurements give.
@@ -17,6 +19,7 @@ Measure = tuple[str, int | str | None, str | None]
 NETWORKS: dict[str, Measure] = {
   'classifier accuracy': ('classifier_accuracy', None, None),
   'reconstruction': ('reconstruction', None, None),
+  'all reconstructions agree': ('reconstruction_joint_coherence', None, None),
   'log density of the latents': ('latent_log_likelihood', 0, None),
   'bound on the log-likelihood': ('joint_log_likelihood_bound', None, None),
   'linear probe of one modality': ('latent_accuracy', 1, None),
@@ -30,8 +33,8 @@ NETWORKS: dict[str, Measure] = {
 # Metrics whose columns `generation_table` chooses; the last two say almost what
 # coherence says. All others have columns of their own.
 CHOSEN = (
-  'coherence', 'joint_coherence', 'frechet', 'precision', 'recall', 'mean_agreement',
-  'coherence_macro',
+  'coherence', 'joint_coherence', 'frechet', 'precision', 'recall', 'variance_ratio',
+  'mean_agreement', 'coherence_macro',
 )  # fmt: skip
 
 
@@ -157,10 +160,36 @@ def _measure(line: Mapping[str, Any]) -> Measure:
   return line['metric'], count, line.get('features')
 
 
+def references(lines: Sequence[Mapping]) -> dict[str, dict[Measure, Number]]:
+  """What lines of real data hold: {caption: {measure: number}}, of any count."""
+  plain = {}
+  for entry in entries(lines, generated=False):
+    for (metric, _, features), cell in entry.cells.items():
+      plain.setdefault((metric, features), cell)
+  out: dict[str, dict[Measure, Number]] = {}
+  for measure in dict.fromkeys(_measure(x) for x in lines if 'sampling' in x):
+    metric, _, features = measure
+    for caption, names in beside.reference_metrics(metric).items():
+      for name in names if caption != beside.RECONSTRUCTED else ():
+        key = name, features
+        if name == 'classifier_accuracy':
+          known = [f for m, f in plain if m == name]
+          key = name, beside.reference_features(metric, known)
+        if key in plain:
+          out.setdefault(caption, {}).setdefault(measure, plain[key])
+  return out
+
+
 def make_table(
-  listed: Sequence[Entry], measured: Mapping[str, Measure], generated: bool
+  listed: Sequence[Entry],
+  measured: Mapping[str, Measure],
+  generated: bool,
+  real: Mapping[str, Mapping[Measure, Number]] | None = None,
 ) -> Table:
-  """Arranges entries and those columns of numbers that any of them has."""
+  """Arranges entries and those columns of numbers that any of them has.
+
+  Below them stand the lines of `real`, from `references`.
+  """
   # What all of several lines say is said in the note.
   shared = dict(listed[0].columns) if len(listed) > 1 else {}
   for entry in listed:
@@ -178,24 +207,34 @@ def make_table(
     cells = dict(enumerate(entry.cell(*measure) for entry in listed))
     for group in set(groups) if generated else ():
       rivals = {i: cell for i, cell in cells.items() if groups[i] == group}
-      better = 'low' if measure[0] in results.LOW else 'high'
-      cells |= results.mark_best(rivals, better)
+      limit = (real or {}).get(REAL, {}).get(measure)
+      cells |= results.mark_best(rivals, results.direction(measure[0]), limit)
     columns[caption] = list(cells.values())
   columns = {name: column for name, column in columns.items() if any(column)}
+  for name, cells in (real or {}).items():
+    shown = {c: cells.get(measured[c]) for c in columns if c in measured}
+    if any(shown.values()):
+      for caption, column in columns.items():
+        column.append(shown.get(caption) if caption in measured else '')
+      words = [c for c in columns if c not in measured]
+      columns['run' if 'run' in columns else words[0]][-1] = name
   table = Table(list(columns), list(zip(*columns.values(), strict=True)))
   shared.pop('group', None)
-  return dataclasses.replace(
-    table, note=_note(listed, shared, set(seeds), table.numbers)
-  )
+  note = _note(listed, shared, set(seeds), table.numbers)
+  if any(number.best for number in table.numbers):
+    note += ' Bold is what lies within two errors of the best of its group.'
+  if any(REAL in line for line in table.lines):
+    note += ' What is better than real data counts as equal to them.'
+  return dataclasses.replace(table, note=note)
 
 
 def _note(listed, shared, seeds, cells) -> str:
   sizes = sorted({cell.n for cell in cells if cell.n is not None})
-  error = 'over seeds of the training, where there is one over test examples'
+  error = 'over test examples and, where there are several, seeds of the training'
   if seeds == {1}:
     error = 'over test examples, for one trained model'
   elif len(seeds) == 1:
-    error = f'over {min(seeds)} seeds of the training'
+    error = f'over test examples and {min(seeds)} seeds of the training'
   size = [f'n = {size:,} test examples' for size in sizes]
   if len(sizes) > 1:
     size = [f'Between {sizes[0]:,} and {sizes[-1]:,} test examples']
@@ -225,11 +264,18 @@ def generation_table(lines: Sequence[Mapping]) -> Table:
   kinds = list(dict.fromkeys(m[2] for m in measures if m[0] == 'frechet'))
   for kind in kinds:
     name = 'FID' if kind == 'inception' else 'Fréchet'
+    if len(kinds) > 1 and kind != 'inception':
+      name += f' ({kind})'
     measured[f'{name}, unconditional'] = ('frechet', 0, kind)
     measured[f'{name}, given the rest'] = ('frechet', 'rest', kind)
-  for metric in ('precision', 'recall') if kinds else ():
-    measured[metric] = (metric, 0, kinds[0])
-  return make_table(listed, measured, generated=True)
+  for kind in kinds[:1]:
+    measured['recall, given 1'] = ('recall', 1, kind)
+    measured['recall, given the rest'] = ('recall', 'rest', kind)
+    measured['precision, given the rest'] = ('precision', 'rest', kind)
+  for kind in kinds:
+    name = results.title('variance_ratio', kind if len(kinds) > 1 else None)
+    measured[f'{name}, given the rest'] = ('variance_ratio', 'rest', kind)
+  return make_table(listed, measured, generated=True, real=references(lines))
 
 
 def network_table(lines: Sequence[Mapping]) -> Table:
@@ -240,8 +286,8 @@ def network_table(lines: Sequence[Mapping]) -> Table:
 def markdown(lines: Sequence[Mapping]) -> str:
   """The main table of a study, with its note, as documents show it.
 
-  Bold is the best of its group. Where all lines are of one group, which compares
-  methods, the table of the networks follows.
+  Where all lines are of one group, which compares methods, the table of the networks
+  follows.
   """
   table = generation_table(lines)
   out = f'{table.markdown()}\n{table.note}\n'

@@ -75,11 +75,11 @@ def test_page_shows_the_accuracy_on_real_examples_beside_coherence(
 ):
   start = page.text.index('Generated examples')
   assert page.text[start:].startswith(
-    'Generated examples given nothing given 1 given 2 (rest) real examples n '
+    'Generated examples given nothing given 1 given 2 (rest) real data n '
     'Coherence ↑ – 0.812 ± 0.002 0.938 ± 0.002 0.991 ± 0.002 1,234 '
     'Joint coherence , at least 3 agree 0.688 ± 0.002 – – 1,234 '
   )
-  assert 'real examples' not in report.write_report(unlabelled_run).read_text()
+  assert 'real data' not in report.write_report(unlabelled_run).read_text()
 
 
 def test_page_states_the_settings_of_a_sampling_once(page):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mmsbm.report import results
+from mmsbm.report import references, results
 from mmsbm.report.results import ADDED, MEAN, Number
 
 MODALITIES = ('m0', 'm1', 'm2')
@@ -141,6 +141,51 @@ def test_title_is_written_as_people_do(metric, title):
   assert results.title(metric) == title
 
 
+def test_mark_best_marks_what_lies_within_two_errors_of_the_best():
+  numbers = {'a': Number(0.9, 0.03), 'b': Number(0.80, 0.04), 'c': Number(0.799, 0.04)}
+  marked = results.mark_best(numbers, 'high')
+  # sqrt(0.03^2 + 0.04^2) is 0.05.
+  assert [x.best for x in marked.values()] == [True, True, False]
+  near_one = {'a': Number(0.7), 'b': Number(1.2), 'c': Number(0.1)}
+  assert [x.best for x in results.mark_best(near_one, 'one').values()] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+  ('better', 'real', 'best'),
+  [('low', 4.0, 'ab'), ('low', 2.5, 'a'), ('high', 4.5, 'bc'), ('high', None, 'c')],
+)
+def test_what_is_beyond_real_data_is_no_better(better, real, best):
+  numbers = {'a': Number(3.0), 'b': Number(4.0 if better == 'low' else 4.6)}
+  numbers['c'] = Number(9.0)
+  marked = results.mark_best(numbers, better, real and Number(real))
+  assert [k for k, x in marked.items() if x.best] == list(best)
+
+
+def test_references_are_those_of_the_metric_and_its_features(read):
+  rows = read(
+    {'metric': 'coherence', 'value': 0.99, 'target': 'mean', 'given': 'mean',
+     'num_given': 1},
+    {'metric': 'coherence_second', 'value': 0.9, 'target': 'mean', 'given': 'mean',
+     'num_given': 1},
+    {'metric': 'frechet', 'value': 2.0, 'target': 'mean', 'features': 'conv'},
+    *({'metric': metric, 'value': value, 'target': 'mean', 'features': features,
+       'sampling': None} for metric, value, features in (
+      ('classifier_accuracy', 0.97, None), ('classifier_accuracy', 0.96, 'second'),
+      ('reconstruction', 0.95, None), ('real_train_frechet', 4.0, 'conv'),
+      ('real_train_frechet', 5.0, 'digit'), ('real_half_frechet', 7.0, 'conv'),
+      ('reconstruction_frechet', 6.0, 'conv'))),
+  )  # fmt: skip
+  panels = results.make_panels(rows, {}, MODALITIES, 'default')
+  found = {
+    p.metric: [x.value for x in references.references_of(p, line, panels).values()]
+    for p in panels if p.is_generated for line in p.main
+  }  # fmt: skip
+  assert found == {
+    'coherence': [0.97, 0.95], 'coherence_second': [0.96], 'frechet': [4.0, 7.0, 6.0]
+  }  # fmt: skip
+  assert references.is_reference('real_train_frechet')
+
+
 def test_mark_best_needs_a_rival():
   assert not results.mark_best({'a': Number(1.0), 'b': None}, 'high')['a'].best
 
@@ -153,7 +198,8 @@ def test_compare_samplings_holds_what_several_have(read):
     mean | {'value': 0.7, 'num_given': 2},
   )
   about = {'coherence': {'better': 'high'}}
-  ((panel, line, count, numbers),) = results.compare_samplings(rows, about, MODALITIES)
+  compared = references.compare_samplings(rows, about, MODALITIES)
+  ((panel, line, count, numbers),) = compared
   assert (panel.metric, line, count) == ('coherence', MEAN, 1)
   # The run's own sampling comes first.
   assert [(k, x.value, x.best) for k, x in numbers.items()] == [
