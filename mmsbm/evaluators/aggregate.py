@@ -6,6 +6,7 @@ are the independent units: what was tried on the same ones is clustered.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from mmsbm.evaluators.evaluation import Evaluation
 from mmsbm.infra.errors import UserError
 from mmsbm.metrics.averages import clustered_mean, macro_mean, share
 from mmsbm.metrics.base import Estimate, Metric, Target, kind_of
+
+# The field of an average that holds what it is of, for each example of the evaluation.
+# Files of measurements have it, results have not.
+BY_EXAMPLE = 'by_example'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +104,40 @@ def mean_of_estimates(estimates: Sequence[Estimate]) -> tuple[float, float | Non
   else:
     errors = np.array([e.stderr for e in estimates])
   return value, float(np.sqrt(np.sum(errors**2)) / len(estimates))
+
+
+def by_example(values: np.ndarray) -> list[float]:
+  """Means [n] of values [K, n] over what counts (NaN does not), to four decimals."""
+  counted = ~np.isnan(values)
+  total = np.where(counted, values, 0.0).sum(axis=0)
+  with np.errstate(invalid='ignore'):
+    return np.round(total / counted.sum(axis=0), 4).tolist()
+
+
+def compare_by_example(rows: Sequence[Row], known: dict[tuple, Any]) -> list[Row]:
+  """Puts in the place of values by example what they say of another way of sampling.
+
+  Averages of the first way of sampling, which is the run's own, come first. Those of
+  the others get the `difference` from it, and its standard error `difference_stderr`:
+  it is known better than either average, since hard examples are hard for both.
+
+  Args:
+    rows: of a measurement.
+    known: values of the first way of sampling, to which those of these rows are added.
+  """
+  out = []
+  for row in rows:
+    row = dict(row)
+    values = row.pop(BY_EXAMPLE, None)
+    if values is not None:
+      key = row['metric'], row['num_given']
+      values = np.array(values, np.float64)
+      first = known.setdefault(key, (row.get('sampling'), values))
+      if first[0] != row.get('sampling'):
+        value, stderr, _ = mean_of(values - first[1])
+        row |= {'difference': value, 'difference_stderr': stderr}
+    out.append(row)
+  return out
 
 
 def note_of(missing: Sequence[Number]) -> Row:
@@ -260,14 +299,16 @@ class Rows:
     measured = [n for n in numbers if not n.missing]
     if not measured:
       return
-    if measured[0].values is None:
+    groups, values = None, [n.values for n in measured if n.values is not None]
+    if not values:
       value, stderr = mean_of_estimates([n.estimate for n in measured])
       num = max(n.n for n in measured)
     else:
-      groups = None
       if measured[0].groups is not None:
         groups = np.max([n.groups for n in measured], axis=0)
-      value, stderr, num = mean_of(np.stack([n.values for n in measured]), groups)
+      value, stderr, num = mean_of(np.stack(values), groups)
+    if values and fields.get('given') == 'mean' and groups is None:
+      fields = {**fields, BY_EXAMPLE: by_example(np.stack(values))}
     name, estimate_fields = key
     note = note_of([n for n in numbers if n.missing])
     fields = {**dict(estimate_fields), **fields, **note}

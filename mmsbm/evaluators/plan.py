@@ -17,6 +17,7 @@ import numpy as np
 
 from mmsbm.config import Section, find, nearest, plain
 from mmsbm.data.dataset import SPLITS
+from mmsbm.evaluators.aggregate import compare_by_example
 from mmsbm.evaluators.base import EvaluationPlan, Row
 from mmsbm.evaluators.draws import Draws
 from mmsbm.evaluators.evaluation import Evaluation, describe_decoding
@@ -130,6 +131,7 @@ def evaluate(
   )
   rows: list[Row] = []
   about: dict[str, Any] = {}
+  by_example: dict[tuple, Any] = {}
 
   def write():
     write_results(os.path.join(workdir, 'results.jsonl'), rows)
@@ -152,7 +154,8 @@ def evaluate(
           continue
         measured = [to_plain(row) for row in measurement.run()]
         write_atomic(path, json.dumps(measured))
-      rows += [row | dict(common) for row in measured]
+      shown = compare_by_example(measured, by_example)
+      rows += [row | dict(common) for row in shown]
       names = {row['metric'] for row in measured}
       about |= {k: v for k, v in measurement.about.items() if k in names}
       if is_chosen:

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from mmsbm.evaluators.aggregate import (
+  BY_EXAMPLE,
   Number,
   Rows,
+  by_example,
+  compare_by_example,
   mean_of,
   mean_of_estimates,
   note_of,
@@ -56,6 +59,25 @@ def test_mean_of_estimates_of_the_same_examples_knows_of_it():
   assert mean_of_estimates([estimate(one), estimate(-one)])[1] == 0
   mixed = mean_of_estimates([estimate(one), estimate(two)])[1]
   assert mixed == pytest.approx(root(one + two) / 2)
+
+
+def test_ways_of_sampling_are_compared_by_example():
+  values = {'default': [1.0, 0.0, 1.0, np.nan, 1.0], 'other': [1.0, 0.0, 0.0, 1.0, 0.0]}
+  rows = [
+    {'metric': 'coherence', 'num_given': 1, 'sampling': name, BY_EXAMPLE: v}
+    for name, v in values.items()
+  ]
+  known = {}
+  (first,) = compare_by_example(rows[:1], known)
+  (second,) = compare_by_example(rows[1:], known)
+  assert first == {k: v for k, v in rows[0].items() if k != BY_EXAMPLE}
+  # Of the four examples that both have: 0, 0, -1, -1.
+  assert second['difference'] == -0.5
+  assert second['difference_stderr'] == pytest.approx(np.sqrt(1 / 3 / 4))
+  assert by_example(np.array([[1, np.nan, np.nan], [0, 0.25, np.nan]]))[:2] == [
+    0.5,
+    0.25,
+  ]
 
 
 def test_note_names_the_first_few():

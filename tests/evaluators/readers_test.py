@@ -262,3 +262,37 @@ def test_inception_features_are_those_of_the_generated_pictures(
     ('inception', 'b'), ('inception', 'mean')
   }  # fmt: skip
   assert not any(r['metric'] in ('coherence', 'classifier_accuracy') for r in rows)
+
+
+def test_random_conv_reads_pictures_and_needs_no_labels(fakes, tmp_path):
+  problem = fakes.digits_problem(60)
+  spec = dict(name='random_conv', seed=1)
+  (reader,) = readers_of(problem, conv=spec)
+  assert reader.modalities == fakes.NAMES and reader.learner is None
+  (other,) = readers_of(problem, conv=spec | dict(seed=2, modalities=('b',)))
+  x = problem.dataset.splits['test'].arrays['b']
+  features = [r(r.load(), 'b', x).features for r in (reader, other)]
+  assert features[0].shape == (60, 64) and not np.allclose(*features)
+  plan = fakes.make_plan(problem, (reader,), evaluators={'unconditional': {}})
+  inference = fakes.FakeInference(fakes.ClassModel('perfect', problem.modalities))
+  rows = fakes.run(tmp_path, plan, inference)
+  assert {(r['metric'], r['features']) for r in rows} == {
+    (metric, 'conv') for metric in ('frechet', 'precision', 'recall')
+  }
+
+
+def test_random_conv_of_what_is_no_picture(fakes):
+  vector = fakes.make_problem({}, [fakes.modality('v', 'vector')], {})
+  assert readers_of(vector, conv=dict(name='random_conv')) == ()
+  with pytest.raises(UserError, match="modality 'v' is none"):
+    readers_of(vector, conv=dict(name='random_conv', modalities=('v',)))
+
+
+def test_classifier_without_features_is_asked_for_classes_only(fakes, tmp_path):
+  problem = fakes.digits_problem(60)
+  (reader,) = readers_of(problem, digit=DIGIT | dict(has_features=False))
+  x = problem.dataset.splits['test'].arrays['a']
+  network, kind = reader.learner.network, problem.modalities[0].kind
+  variables = network.init(jax.random.key(0), kind.to_model(x), False)
+  reading = reader(variables, 'a', x)
+  assert reading.features is None and reading.prediction.shape == (60,)

@@ -63,7 +63,7 @@ def test_a_run_leaves_what_the_readme_promises(smoke_run):
   assert set(record['timings']) == trained | {'data', 'evaluate', 'sample', 'report'}
   assert all(seconds >= 0 for seconds in record['timings'].values())
   learners = {f'unimodal/m{i}' for i in range(3)}
-  learners |= {'classifier/digit', 'score', 'energy'}
+  learners |= {'classifier/digit', 'classifier/second', 'score', 'energy'}
   assert set(record['parameters']) == learners
   assert record['seed'] == record['config']['seed']
   assert record['versions']['jax'] and record['devices'] and record['data_source']

@@ -70,6 +70,18 @@ def test_any_to_any_samples_with_as_many_evaluations_as_it_says(data, smoke, tmp
           assert nfe == int(number)
 
 
+@pytest.mark.parametrize('study', ['methods', 'any_to_any'])
+def test_one_judge_reads_all_seeds(study):
+  """It is trained once, so that all distances are in one space."""
+  rows = load_study(f'configs/studies/{study}.py:data=digits,seeds=3')
+  # Of up to 50 modalities there is another judge.
+  rows = [row for row in rows if row.columns['group'] not in ('modalities',)]
+  borrowed = {row.borrow['classifier'] for row in rows if row.borrow}
+  assert borrowed == {'ae_s0'}
+  trained = {r.name: r.overrides['train_only'] for r in rows if r.mode == 'train'}
+  assert 'classifier' in trained['ae_s0'] and trained['ae_s2'] == ('unimodal',)
+
+
 @pytest.mark.parametrize('data', ['digits', 'polymnist,smoke'])
 def test_methods_draws_each_latent_in_every_way(data, tmp_path):
   """All methods, judged by one classifier."""
