@@ -221,8 +221,9 @@ def test_costly_reader_reads_only_what_is_compared(fakes, tmp_path):
   rows = fakes.measure(
     tmp_path / 'some', 'perfect', problem, readers, metrics={'frechet': {}}
   )
-  # Real examples once; generated ones once for each sampling and number given.
-  assert FromFile.calls == ['a'] * (1 + 5)
+  # Real examples and reconstructions once; generated ones once for each sampling and
+  # number given.
+  assert FromFile.calls == ['a'] * (2 + 5)
   frechet = [r for r in rows if r['metric'] == 'frechet' and r['features'] == 'file']
   assert len([r for r in frechet if r['target'] == 'a']) == 5
 
