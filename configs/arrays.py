@@ -53,26 +53,11 @@ MODALITIES = dict(
   number=dict(kind='label', num_classes=10),
 )
 
-# Networks of each modality. Latent sizes may differ; a joint VAE has one of its own.
-PATCH = dict(name='patch', patch=4, width=64, num_layers=2)
-MLP = dict(name='mlp', widths=(128, 128))
-CODECS = dict(
-  image=dict(
-    latent_dim=16,
-    encoder=PATCH,
-    decoder=PATCH,
-    likelihood=dict(name='normal', scale=0.35),
-  ),
-  attributes=dict(
-    latent_dim=4, encoder=MLP, decoder=MLP, likelihood=dict(name='bernoulli')
-  ),
-  profile=dict(
-    latent_dim=8, encoder=MLP, decoder=MLP, likelihood=dict(name='normal', scale=0.3)
-  ),
-  number=dict(
-    latent_dim=3, encoder=MLP, decoder=MLP, likelihood=dict(name='categorical')
-  ),
-)
+# Networks of each modality, where they shall not be those that mmsbm/automatic.py has
+# for its kind, its shape and the number of examples. Any of latent_dim, encoder,
+# decoder, likelihood and beta, e.g.
+#   profile=dict(latent_dim=8, encoder=dict(name='mlp', widths=(128, 128)))
+CODECS = dict()
 
 # Networks that read examples. What is generated is coherent if they read the same class
 # off it as off what was given, and Fréchet distances compare their features. The
@@ -126,7 +111,8 @@ def get_config(arg=None):
   sizes = sizes_of(names)
   methods.RECIPES[arg.method](c, sizes)
   if arg.refine:
-    methods.refine(c, sizes)
+    methods.refine(c, sizes_of(names))
+  leave_open(c)
   if arg.smoke:
     base.shrink(
       c,
@@ -141,33 +127,51 @@ def get_config(arg=None):
   return c
 
 
+def leave_open(c):
+  """Leaves to the number of examples what depends on it."""
+  for name in ('unimodal', 'joint', 'score', 'energy', 'refiner'):
+    if name in c:
+      # The best step by the loss on the validation split is kept.
+      c[name].patience = base.auto(int)
+      c[name].optimizer.weight_decay = base.auto(float)
+  if 'unimodal' in c:
+    if c.score.parametrization.name == 'edm':
+      c.score.preconditioning = 'gaussian'
+    for codec in c.unimodal.networks.values():
+      codec.beta = codec.get('beta', base.auto(float))
+  else:
+    for name in c.modalities:
+      c.joint.likelihood_weights[name] = base.auto(float)
+  if 'guidance' in c.samplings.default and c.samplings.default.guidance:
+    # Unguided draws have the spread of the data; guided ones fit together better.
+    guided = c.samplings.default.to_dict()
+    c.samplings.default.guidance = {}
+    c.samplings.guided = base.ordered(guided)
+
+
 def sizes_of(names):
   """How large and how long; each method uses its part of it."""
   training = dict(
-    num_steps=4_000,
+    num_steps=base.auto(int),
     batch_size=128,
     ema_decay=0.999,
     optimizer=dict(learning_rate=1e-3, warmup_steps=200, clip_norm=1e4),
   )
   score = dict(batch_size=128, learning_rate=1e-3)
+  open_parts = ('encoder', 'decoder', 'likelihood')
   return Sizes(
-    codecs={name: CODECS[name] for name in names},
+    codecs={
+      name: dict(latent_dim=base.auto(int))
+      | {part: {} for part in open_parts}
+      | CODECS.get(name, {})
+      for name in names
+    },
     unimodal=training,
-    joint=training,
+    joint=training | dict(num_steps=base.auto(int)),
     joint_latent_dim=32,
     # Network of diffusion decoders, and of refiners.
     denoiser=dict(name='mixer', patch=4, width=96, num_layers=3),
-    score=dict(
-      # A token per modality, since latent sizes may differ.
-      network=dict(name='transformer', width=128, num_layers=3, num_heads=4),
-      num_steps=8_000,
-      **score,
-    ),
-    joint_score=dict(
-      network=dict(name='mlp', width=256, num_blocks=3, expansion=2),
-      # Half the steps, since there is no conditional to learn. More were not tried.
-      num_steps=4_000,
-      **score,
-    ),
-    energy=dict(num_steps=4_000, batch_size=128),
+    score=dict(network={}, num_steps=base.auto(int), **score),
+    joint_score=dict(network={}, num_steps=base.auto(int), **score),
+    energy=dict(num_steps=base.auto(int), batch_size=128),
   )

@@ -1,12 +1,14 @@
 """From a config to a record of objects; nothing above knows more than one of them."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from mmsbm import train
+from mmsbm.automatic import resolve
 from mmsbm.config import Section, plain, refuse_nan
 from mmsbm.data import DATASETS
 from mmsbm.evaluators import (
@@ -91,9 +93,12 @@ def make_experiment(
   refuse_nan(config)
   c = Section(config)
   modalities = make_modalities(c.section('modalities'))
+  open_dataset = functools.cache(lambda: _open(c.section('data'), modalities))
+  config = resolve(config, modalities, lambda: len(open_dataset().splits['train']))
+  c = Section(config)
   problem = Problem(
     modalities,
-    lambda: _open(c.section('data'), modalities),
+    open_dataset,
     c['seed'],
     record and record['num_classes'],
   )

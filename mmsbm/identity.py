@@ -125,6 +125,7 @@ def spec_of(step: Step) -> dict[str, Any]:
       'num_steps': training.num_steps,
       'batch_size': training.batch_size,
       'ema_decay': training.ema_decay,
+      **({'patience': training.patience} if training.patience else {}),
       'optimizer': describe(training.optimizer_spec),
     }
     for training in step.trainings

@@ -20,9 +20,20 @@ from mmsbm.infra import checkpoints, interrupts, sharding
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.metric_writer import MetricWriter
 from mmsbm.infra.progress import Progress
-from mmsbm.learners.base import Training, TrainState, init_state, train_step
+from mmsbm.learners.base import (
+  Best,
+  Training,
+  TrainState,
+  hold_out,
+  init_state,
+  train_step,
+)
 
 PyTree = Any
+
+# How often a training measures its held-out loss, on how many draws; shorter ones have
+# no curve.
+_HELD_OUT_TIMES, _HELD_OUT_ROWS, _SHORT = 40, 1024, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,21 +104,28 @@ class LoopOptions:
 
 def to_items(state: TrainState) -> dict[str, PyTree]:
   """What is saved: `ema`, the variables that evaluation uses, and `state`, the rest."""
-  return {
-    'state': {
-      'step': state.step,
-      'params': state.params,
-      'mutables': state.mutables,
-      'opt_state': state.opt_state,
-    },
-    'ema': {'params': state.ema_params, **state.ema_mutables},
+  rest = {
+    'step': state.step,
+    'params': state.params,
+    'mutables': state.mutables,
+    'opt_state': state.opt_state,
   }
+  best = state.best
+  if best is None:
+    return {'state': rest, 'ema': {'params': state.ema_params, **state.ema_mutables}}
+  rest['ema'] = {'params': state.ema_params, 'mutables': state.ema_mutables}
+  rest['best'] = {'loss': best.loss, 'step': best.step}
+  return {'state': rest, 'ema': {'params': best.params, **best.mutables}}
 
 
 def from_items(items: Mapping[str, PyTree]) -> TrainState:
   """Inverse of `to_items`."""
-  ema = dict(items['ema'])
-  return TrainState(ema_params=ema.pop('params'), ema_mutables=ema, **items['state'])
+  used, rest = dict(items['ema']), dict(items['state'])
+  used = {'params': used.pop('params'), 'mutables': used}
+  if 'best' in rest:
+    rest['best'] = Best(**rest['best'], **used)
+    used = rest.pop('ema')
+  return TrainState(ema_params=used['params'], ema_mutables=used['mutables'], **rest)
 
 
 def directory(workdir: str | os.PathLike, name: str) -> str:
@@ -116,7 +134,10 @@ def directory(workdir: str | os.PathLike, name: str) -> str:
 
 
 def finished(workdir: str | os.PathLike, training: Training) -> bool:
-  """Whether the last step of `training` is on disk."""
+  """Whether the last step of `training` is on disk.
+
+  One that has ended early has saved its last checkpoint under that number.
+  """
   latest = checkpoints.latest_step(directory(workdir, training.name))
   return latest is not None and latest >= training.num_steps
 
@@ -135,6 +156,7 @@ def train_group(
   options: LoopOptions,
   mesh: jax.sharding.Mesh,
   frozen: PyTree = None,
+  held_out: PyTree = None,
 ) -> None:
   """Trains learners side by side on the same batches, in one program.
 
@@ -149,6 +171,8 @@ def train_group(
     options: block and checkpoint intervals.
     mesh: devices; the batch is split over them.
     frozen: constant argument of the losses.
+    held_out: arrays like those of `source` of examples that are not trained on; None:
+      no held-out loss is measured, and no training ends early.
 
   Raises:
     UserError: a loss is not finite, or the batch does not fit the devices.
@@ -198,6 +222,14 @@ def train_group(
     states, metrics = jax.lax.scan(body, states, xs)
     return states, jax.tree.map(jnp.mean, metrics)
 
+  @jax.jit(donate_argnames=('states',), out_shardings=replicated)
+  def run_held_out(states, frozen, batches):
+    both = {n: hold_out(trainings[n], s, frozen, batches) for n, s in states.items()}
+    return {n: s for n, (s, _) in both.items()}, {n: m for n, (_, m) in both.items()}
+
+  every = num_steps // _HELD_OUT_TIMES if held_out and num_steps >= _SHORT else 0
+  if every:
+    held_out = sharding.put_batch(_held_out_batches(held_out, batch_size), mesh, axis=1)
   label = ', '.join(trainings) if len(trainings) < 4 else f'{len(trainings)} learners'
   writer = MetricWriter(workdir)
   writer.truncate_after(dict.fromkeys(trainings, first))
@@ -205,8 +237,11 @@ def train_group(
   with interrupts.deferred(), writer, Progress(title, num_steps, first) as progress:
     step, saved = first, first
     block_steps = source.block_steps(options.block_steps, batch_size)
-    while step < num_steps:
+    ends = False
+    while step < num_steps and not ends:
       num = min(block_steps, num_steps - step)
+      if every:
+        num = min(num, every - step % every)
       start = time.perf_counter()
       indices = source.indices(step, num, batch_size)
       xs = indices if source.resident else source.gather(indices)
@@ -215,24 +250,51 @@ def train_group(
       metrics = jax.device_get(metrics)
       step += num
       rate = num / (time.perf_counter() - start)
+      if every and (step % every == 0 or step == num_steps):
+        states, measured = run_held_out(states, frozen, held_out)
+        measured = jax.device_get(measured)
+        for name, values in measured.items():
+          best = values.pop('best_step', None)
+          metrics[name] |= {f'held_out_{term}': x for term, x in values.items()}
+          metrics[name] |= {} if best is None else {'best_step': best}
+        ends = all(_ends(t, metrics[n], step) for n, t in trainings.items())
       for name, values in metrics.items():
         # A strict test: one NaN in a block makes its mean NaN.
         if not np.isfinite(values['loss']):
           raise _diverged(f'the loss of {name}', step - num, step, saved)
         writer.write(step, name, {**values, 'steps_per_second': rate})
       losses = '  '.join(f'{v["loss"]:.4g}' for v in metrics.values())
-      due = step - saved >= options.checkpoint_every_steps or step == num_steps
+      due = step - saved >= options.checkpoint_every_steps or step == num_steps or ends
       if due or interrupts.asked():
         _check_finite(states, step, saved)
         for name, state in states.items():
           checkpoints.save(
             directory(workdir, name),
-            step,
+            num_steps if ends else step,
             to_items(state),
             keep=options.keep_checkpoints,
           )
         saved = step
       progress.update(step, f'loss {losses}')
+
+
+def _held_out_batches(arrays: PyTree, batch_size: int) -> PyTree:
+  """Returns the same batches [K, batch_size, ...] at every call.
+
+  Few examples are repeated, since each draw of the noise tells something else of them.
+  """
+  size = len(jax.tree.leaves(arrays)[0])
+  num = -(-_HELD_OUT_ROWS // batch_size)
+  rows = np.random.default_rng(0).permutation(size)
+  rows = np.sort(np.resize(rows, num * batch_size))
+  # Equal rows, which are neighbours now, go to different batches.
+  rows = rows.reshape(batch_size, num).T
+  return jax.tree.map(lambda a: np.asarray(a[rows]), arrays)
+
+
+def _ends(training: Training, values: Mapping[str, Any], step: int) -> bool:
+  """Returns whether the held-out loss has not fallen for too long."""
+  return bool(training.patience) and step - values['best_step'] >= training.patience
 
 
 @jax.jit

@@ -107,9 +107,12 @@ class Workspace:
       resident=size <= limit,
       block_bytes=limit / 4,
     )
-    groups: dict[tuple[int, int], list] = {}
+    groups: dict[tuple, list] = {}
     for training in todo:
-      groups.setdefault((training.num_steps, training.batch_size), []).append(training)
+      # One that may end early goes alone: the others would be compiled again.
+      alone = training.name if training.patience else ''
+      key = training.num_steps, training.batch_size, alone
+      groups.setdefault(key, []).append(training)
     for group in groups.values():
       train.train_group(
         group,
@@ -118,6 +121,7 @@ class Workspace:
         options=self.options,
         mesh=self.mesh,
         frozen=step.frozen(inputs),
+        held_out=step.held_out(inputs),
       )
 
   def _restore(self, step: Stage) -> tuple[PyTree, dict[str, int]]:

@@ -28,10 +28,11 @@ LAYERS = (
   ('methods', 'metrics'),
   ('identity', 'inference', 'train'),
   ('evaluators', 'ledger'),
-  ('workspace',),
+  ('automatic', 'workspace'),
   ('experiment',),
   ('command_line', 'trained'),
-  ('api', 'main', 'studies', 'tools'),
+  ('api', 'main', 'studies'),
+  ('tools',),
 )
 LAYER_OF = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 # Closer than the layers: what a part may use, itself aside.
@@ -59,10 +60,15 @@ ONLY_IN = {
   'ml_collections': {'command_line.py', 'configs/'},
   'absl': {'command_line.py', 'main.py', 'tools/'},
   'tensorflow_datasets': {'data/tfds_polymnist.py'},
-  'sklearn': {'models/gaussian_mixture.py', 'metrics/linear_probe.py'},
+  'sklearn': {
+    'models/gaussian_mixture.py',
+    'methods/latent_diffusion.py',
+    'metrics/linear_probe.py',
+    'tools/small_tables.py',
+  },
   'matplotlib': {'report/'},
   'jinja2': {'report/'},
-  'pandas': {'report/', 'studies/'},
+  'pandas': {'report/', 'studies/', 'tools/small_tables.py'},
   # At run time nothing needs these at all. Of skimage only files are read.
   'skimage': set(),
   'tensorflow': set(),

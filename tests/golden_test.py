@@ -19,7 +19,7 @@ def test_learners_are_the_published_ones(key, cache, tmp_path):
   name, _, arguments = key.partition(':')
   get_config = importlib.import_module(f'configs.{name}').get_config
   config = get_config(arguments)
-  # Few examples, and none that are downloaded: no network depends on their number.
+  # Few examples, and none that are downloaded. Sizes that are left open are for so few.
   config.data = get_config(f'{arguments},smoke').data
   experiment = make_experiment(config.to_dict(), tmp_path)
   parameters = experiment.check()

@@ -82,6 +82,11 @@ def copied(value):
   return value
 
 
+def auto(kind: type):
+  """Makes a field that `mmsbm.automatic` fills in where nobody sets it."""
+  return ml_collections.config_dict.placeholder(kind)
+
+
 def cache_dir() -> str:
   """Where prepared data sets are kept."""
   return os.environ.get('MMSBM_CACHE', os.path.join('~', '.cache', 'mmsbm'))

@@ -305,11 +305,9 @@ def reader_stage(
     return None
   labels = {reader.annotation: np.zeros(1, np.int32) for reader in trained}
 
-  def source(inputs: Any) -> dict[str, Any]:
-    del inputs
-    batch = problem.examples()
-    known = {k: v for k, v in batch['annotations'].items() if k in labels}
-    return batch | {'annotations': known}
+  def labelled(batch: dict[str, Any] | None) -> dict[str, Any] | None:
+    known = batch and {k: v for k, v in batch['annotations'].items() if k in labels}
+    return batch and batch | {'annotations': known}
 
   return Stage(
     name=READERS_STEP,
@@ -317,5 +315,6 @@ def reader_stage(
       make_training(section.section(r.name), r.learner, problem.key) for r in trained
     ),
     example=problem.blank | {'annotations': labels},
-    source=source,
+    source=lambda inputs: labelled(problem.examples()),
+    held_out=lambda inputs: labelled(problem.held_out()),
   )

@@ -24,6 +24,23 @@ STREAMS = ('noise', 'time', 'condition', 'dropout')
 
 
 @struct.dataclass
+class Best:
+  """The average of the parameters with the lowest held-out loss so far.
+
+  Attributes:
+    loss: held out, float32 scalar; infinite at first.
+    step: when it was measured, int32 scalar.
+    params: as `TrainState.ema_params`.
+    mutables: as `TrainState.ema_mutables`.
+  """
+
+  loss: jax.Array
+  step: jax.Array
+  params: PyTree
+  mutables: PyTree
+
+
+@struct.dataclass
 class TrainState:
   """Everything that training changes.
 
@@ -34,6 +51,7 @@ class TrainState:
     opt_state: of the optimiser.
     mutables: linen collections that the network itself updates (batch_stats).
     ema_mutables: their average, which belongs to `ema_params`.
+    best: what evaluation uses in place of the last average; None: the last one.
   """
 
   step: jax.Array
@@ -42,6 +60,7 @@ class TrainState:
   opt_state: optax.OptState
   mutables: PyTree
   ema_mutables: PyTree
+  best: Best | None = None
 
 
 class Learner(Protocol):
@@ -78,6 +97,8 @@ class Training:
     key: the learner's own key: nothing it draws depends on other learners.
     optimizer_spec: the arguments that the optimiser was made from, which it does not
       tell itself.
+    patience: the average with the lowest held-out loss is kept, and training ends after
+      so many steps without a lower one; 0: the last average is kept.
   """
 
   learner: Learner
@@ -87,6 +108,7 @@ class Training:
   batch_size: int
   key: jax.Array
   optimizer_spec: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  patience: int = 0
 
   @property
   def name(self) -> str:
@@ -97,14 +119,21 @@ def init_state(training: Training, batch: Batch) -> TrainState:
   """Step 0; `batch` gives shapes only."""
   variables = dict(training.learner.init(fold_in_name(training.key, 'init'), batch))
   params = variables.pop('params')
+
+  def copy():
+    # No alias: the state is donated to the jitted step.
+    return jax.tree.map(jnp.copy, (params, variables))
+
+  zero = jnp.zeros((), jnp.int32)
+  ema_params, ema_mutables = copy()
   return TrainState(
-    step=jnp.zeros((), jnp.int32),
+    step=zero,
     params=params,
-    # A copy, not an alias: the state is donated to the jitted step.
-    ema_params=jax.tree.map(jnp.copy, params),
+    ema_params=ema_params,
     opt_state=training.optimizer.init(params),
     mutables=variables,
-    ema_mutables=jax.tree.map(jnp.copy, variables),
+    ema_mutables=ema_mutables,
+    best=Best(jnp.float32(jnp.inf), zero, *copy()) if training.patience else None,
   )
 
 
@@ -134,9 +163,44 @@ def train_step(
     (params, mutables), (state.ema_params, state.ema_mutables), 1.0 - decay
   )
   new = TrainState(
-    state.step + 1, params, ema_params, opt_state, mutables, ema_mutables
+    state.step + 1, params, ema_params, opt_state, mutables, ema_mutables, state.best
   )
   return new, {'loss': loss, **terms}
+
+
+def hold_out(
+  training: Training, state: TrainState, frozen: PyTree, batches: Batch
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """Measures the averaged parameters on examples that training does not see.
+
+  The draws are the same at every step, so that nothing but the parameters differs.
+
+  Args:
+    training: the learner.
+    state: its state.
+    frozen: constant argument of the loss.
+    batches: held-out examples [K, B, ...].
+
+  Returns:
+    The state with the better of this average and the best one before; means of the loss
+    and of its terms.
+  """
+  key = fold_in_name(training.key, 'held out')
+  variables = {'params': state.ema_params, **state.ema_mutables}
+
+  def measure(i, batch):
+    rngs = step_rngs(key, i, STREAMS)
+    loss, terms, _ = training.learner.loss(variables, frozen, batch, rngs, train=False)
+    return i + 1, {'loss': loss, **terms}
+
+  _, values = jax.lax.scan(measure, jnp.zeros((), jnp.int32), batches)
+  values = jax.tree.map(jnp.mean, values)
+  if state.best is None:
+    return state, values
+  new = Best(values['loss'], state.step, state.ema_params, state.ema_mutables)
+  is_better = new.loss < state.best.loss
+  best = jax.tree.map(lambda a, b: jnp.where(is_better, a, b), new, state.best)
+  return state.replace(best=best), values | {'best_step': best.step}
 
 
 def masked_mean(values: jax.Array, weights: jax.Array) -> jax.Array:

@@ -70,11 +70,11 @@ def make_codec(section: Section, modality: Modality) -> Codec:
   """Builds the codec of one modality.
 
   Args:
-    section: latent_dim, encoder, decoder and likelihood. A decoder named 'diffusion'
-      is a `make_diffusion_decoder`.
+    section: latent_dim, encoder, decoder and likelihood; `beta` is the autoencoder's. A
+      decoder named 'diffusion' is a `make_diffusion_decoder`.
     modality: what is encoded.
   """
-  section.known(('latent_dim', 'encoder', 'decoder', 'likelihood'))
+  section.known(('latent_dim', 'encoder', 'decoder', 'likelihood', 'beta'))
   latent_dim = section.count('latent_dim')
   shape, diffusion = modality.model_shape, None
   if section.section('decoder').get('name') == 'diffusion':

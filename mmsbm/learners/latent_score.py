@@ -15,6 +15,13 @@ from mmsbm.infra.rng import fold_in_name
 from mmsbm.latents import MISSING, NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.base import masked_mean
 
+# Noise levels s = sigma / alpha of standardised latents, whose losses are logged apart.
+NOISE_RANGES = (
+  ('below_0.5', 0.0, 0.5),
+  ('0.5_to_2', 0.5, 2.0),
+  ('above_2', 2.0, float('inf')),
+)
+
 
 def draw_observed(key: jax.Array, present: jax.Array, probability: float) -> jax.Array:
   """Draws which modalities a training example shows clean.
@@ -75,6 +82,9 @@ class LatentScore:
       denoised (the factor D / (D - D_S) of arXiv 2306.04445), so that all rows weigh
       the same; False their sum over D, so that every dimension does.
     family: of latents with a spread, key of distributions.POSTERIORS.
+    gaussian: the network learns what the score of Gaussian latents of the same
+      covariance does not say (arXiv 2412.09726), given what is observed. At first the
+      model is the best linear one, which few examples do not improve on.
   """
 
   network: nn.Module
@@ -84,6 +94,7 @@ class LatentScore:
   drop_probability: float = 0.0
   loss_scaling: bool = True
   family: str = 'normal'
+  gaussian: bool = False
 
   name = 'score'
 
@@ -94,7 +105,10 @@ class LatentScore:
   def init(self, key, batch):
     z = batch['z'][:1]
     shape = (1, self.layout.num_modalities)
-    return self.network.init(key, z, jnp.ones(shape), jnp.zeros(shape, int), False)
+    variables = self.network.init(key, z, jnp.ones(shape), jnp.zeros(shape, int), False)
+    if not self.gaussian:
+      return variables
+    return {**variables, 'gaussian': {'covariance': jnp.eye(self.layout.total)}}
 
   def score(
     self,
@@ -120,9 +134,42 @@ class LatentScore:
     """
 
     def network_fn(z_in, net_t):
-      return self.network.apply(variables, z_in, net_t, role, train, rngs=rngs)
+      out = self.network.apply(variables, z_in, net_t, role, train, rngs=rngs)
+      if self.gaussian:
+        out += self.gaussian_output(variables['gaussian']['covariance'], z, t, role)
+      return out
 
     return self.diffusion.score(network_fn, z, t, net_t)
+
+  def gaussian_output(
+    self, covariance: jax.Array, z: jax.Array, t: jax.Array, role: jax.Array
+  ) -> jax.Array:
+    """What an `EDM` network would give for latents N(0, covariance).
+
+    With y = z / alpha, s = sigma / alpha, S the diagonal of s^2, 0 for what is
+    observed, and A what is not missing, the denoised latent is
+    D = C_:A (C_AA + S_A)^-1 y_A, and the output (D - y / (1 + s^2)) sqrt(1 + s^2) / s.
+
+    Args:
+      covariance: C, [D, D].
+      z: noisy latents [B, D].
+      t: time of every dimension, broadcastable to [B, D].
+      role: [B, M].
+    """
+    free, missing = (self.layout.expand(role == r) for r in (NOISY, MISSING))
+    t = jnp.where(free, t, 1.0)
+    s = jnp.where(free, self.sde.noise_level(t), 0.0)
+    y = jnp.where(missing, 0.0, z / jnp.where(free, self.sde.alpha(t), 1.0))
+    both = ~(missing[:, :, None] | missing[:, None, :])
+    # Of observed latents some may follow from others.
+    variance = jnp.where(missing, 1.0, jnp.where(free, jnp.square(s), 1e-4))
+    matrix = jnp.where(both, covariance, 0.0) + jax.vmap(jnp.diag)(variance)
+    factor = jnp.linalg.cholesky(matrix)
+    solved = jax.scipy.linalg.cho_solve((factor, True), y[..., None])[..., 0]
+    denoised = solved @ covariance
+    c = jnp.sqrt(1 + jnp.square(s))
+    output = (denoised - y / jnp.square(c)) * c / jnp.where(free, s, 1.0)
+    return jnp.where(free, output, 0.0)
 
   def loss(self, variables, frozen, batch, rngs, *, train):
     """See `Learner.loss`.
@@ -133,7 +180,8 @@ class LatentScore:
     spread [B, D] the latents are distributions of that standard deviation around z, of
     which each step draws anew.
     """
-    del frozen  # Latents are computed once, before this stage.
+    mutables = {'gaussian': {'covariance': frozen}} if self.gaussian else {}
+    variables = {**variables, **mutables}
     z, present = batch['z'], batch['present']
     if 'spread' in batch:
       key = fold_in_name(rngs['noise'], 'posterior')
@@ -175,5 +223,10 @@ class LatentScore:
     )
     if not self.loss_scaling:
       losses *= free_dims.mean(-1)
-    loss = masked_mean(losses * factor[:, 0], free.any(-1))
-    return loss, {}, {}
+    losses, used = losses * factor[:, 0], free.any(-1)
+    level = self.sde.noise_level(t[:, 0])
+    terms = {
+      f'noise_{name}': masked_mean(losses, used & (low <= level) & (level < high))
+      for name, low, high in NOISE_RANGES
+    }
+    return masked_mean(losses, used), terms, mutables if train else {}

@@ -48,6 +48,8 @@ class Stage:
     spec: what `source` closes over and the learners do not say: a part of their
       identity.
     check: looks at the data before training; raises UserError.
+    held_out: like `source`, of the validation split; None where it has not all that a
+      loss needs.
   """
 
   name: str
@@ -58,6 +60,7 @@ class Stage:
   frozen: Callable[[Inputs], PyTree] = no_inputs
   spec: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   check: Callable[[], None] = no_check
+  held_out: Callable[[Inputs], PyTree | None] = no_inputs
 
   def collect(self, results: Mapping[str, PyTree]) -> PyTree:
     """Returns the result of the stage from the variables of every learner."""
@@ -107,7 +110,7 @@ class Method:
 
 
 # The fields of a config section that say how a learner is trained.
-TRAINING = ('num_steps', 'batch_size', 'ema_decay', 'optimizer')
+TRAINING = ('num_steps', 'batch_size', 'ema_decay', 'optimizer', 'patience')
 
 
 def make_training(section: Section, learner: Learner, key: jax.Array) -> Training:
@@ -131,6 +134,7 @@ def make_training(section: Section, learner: Learner, key: jax.Array) -> Trainin
     batch_size=batch_size,
     key=fold_in_name(key, learner.name),
     optimizer_spec=_without_defaults(named.find('name', OPTIMIZERS), optimizer),
+    patience=section.count('patience') if section.get('patience') else 0,
   )
 
 

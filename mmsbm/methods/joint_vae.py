@@ -3,6 +3,8 @@
 Steps: joint [-> latents [-> score] [-> mixtures]].
 """
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,7 +27,13 @@ from mmsbm.methods.base import (
   own_section,
   samplings,
 )
-from mmsbm.methods.latent_diffusion import SCORE, check_finite, score_stage
+from mmsbm.methods.latent_diffusion import (
+  SCORE,
+  check_finite,
+  is_gaussian,
+  score_stage,
+  standardised,
+)
 from mmsbm.methods.problem import Problem
 from mmsbm.methods.score_based import decoder_sampler
 from mmsbm.models.gaussian_mixture import fit_gaussian_mixture
@@ -64,6 +72,7 @@ def make(c: Section, problem: Problem) -> Method:
     trainings=(make_training(section, learner, problem.key),),
     example=problem.blank,
     source=problem.examples,
+    held_out=problem.held_out,
   )
   score = None
   if c.get('score'):
@@ -74,9 +83,15 @@ def make(c: Section, problem: Problem) -> Method:
         'config.score.paired_fraction: the score model of a joint VAE sees one latent '
         'for all modalities, and no pairs; set it to 1.'
       )
+    if is_gaussian(section):
+      raise UserError(
+        f'{section.place("preconditioning")}: a joint VAE has one latent for all '
+        "modalities, none of which is given: set it to 'unit'."
+      )
     score = score_stage(
-      section, layout, problem.key, arrays=('spread',), family=learner.family
-    )
+      section, layout, problem.key, arrays=('spread',), family=learner.family,
+      held_out=functools.partial(standardised, split='val'),
+    )  # fmt: skip
   score_model = score.trainings[0].learner if score else None
   priors = {name: _prior(spec, score_model) for name, spec in samplings(c).items()}
   has_diffusion = any(codec.diffusion for codec in learner.codecs)
@@ -192,11 +207,15 @@ def _latents(model: JointModel, layout: LatentLayout, problem: Problem) -> Deriv
 
   def compute(inputs: Inputs):
     key = fold_in_name(problem.key, 'latents')
-    z, spread = problem.map_train(posterior, inputs['joint'], key)
-    present = problem.present.any(1)[:, None]
-    z = check_finite(np.where(present, z, 0.0).astype(np.float32))
-    mean, std = moments(z, present, spread)
-    return {'z': z, 'spread': spread, 'mean': mean, 'std': std, 'present': present}
+    out = {}
+    for split, prefix in (('train', ''), ('val', 'val_')):
+      z, spread = problem.map_split(posterior, inputs['joint'], key, split=split)
+      present = problem.dataset.splits[split].present.any(1)[:, None]
+      z = check_finite(np.where(present, z, 0.0).astype(np.float32))
+      out |= {f'{prefix}spread': spread, f'{prefix}present': present}
+      out['z' if split == 'train' else split] = z
+    mean, std = moments(out['z'], out['present'], out['spread'])
+    return out | {'mean': mean, 'std': std}
 
   zeros = np.zeros(layout.total, np.float32)
   return Derived(
@@ -204,6 +223,7 @@ def _latents(model: JointModel, layout: LatentLayout, problem: Problem) -> Deriv
     needs=('joint',),
     compute=compute,
     example={'mean': zeros, 'std': zeros},
+    spec={'splits': ['train', 'val']},
   )
 
 

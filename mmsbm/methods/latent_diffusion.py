@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 from mmsbm.config import Section, name_of
+from mmsbm.diffusion.parametrization import EDM
 from mmsbm.diffusion.process import FIELDS, make_diffusion
 from mmsbm.infra.errors import UserError
 from mmsbm.latents import LatentLayout
 from mmsbm.learners.latent_score import LatentScore
-from mmsbm.methods.base import Inputs, Stage, make_training, no_check
+from mmsbm.methods.base import Inputs, Stage, make_training, no_check, no_inputs
 from mmsbm.nn.score_nets import SCORE_NETS
 
 # The fields of config.score, but for those of its training.
@@ -25,6 +26,7 @@ SCORE = (
   'paired_fraction',
   'use_unpaired',
   'standardise',
+  'preconditioning',
 )
 
 
@@ -38,6 +40,7 @@ def score_stage(
   source: Callable[[Inputs], Any] | None = None,
   spec: Mapping[str, Any] | None = None,
   check: Callable[[LatentScore], None] | None = None,
+  held_out: Callable[[Inputs], Any],
 ) -> Stage:
   """Returns the stage 'score', which learns what the step 'latents' holds.
 
@@ -50,7 +53,9 @@ def score_stage(
     source: see `Stage`; `standardised` by default.
     spec: see `Stage`.
     check: see `Stage`; it is given the learner.
+    held_out: see `Stage`.
   """
+  gaussian = is_gaussian(section)
   learner = LatentScore(
     network=section.build('network', SCORE_NETS, dims=layout.dims),
     layout=layout,
@@ -59,7 +64,12 @@ def score_stage(
     drop_probability=section.share('drop_probability'),
     loss_scaling=section['loss_scaling'],
     family=family,
+    gaussian=gaussian,
   )
+  if gaussian and not isinstance(learner.diffusion.parametrization, EDM):
+    raise UserError(
+      f"{section.place('preconditioning')}='gaussian' needs the parametrization 'edm'."
+    )
   if knows_one_time(learner) and learner.condition_probability > 0:
     raise UserError(
       f'the score network {name_of(SCORE_NETS, learner.network)!r} knows one time for '
@@ -75,7 +85,42 @@ def score_stage(
     source=source or standardised,
     spec=spec or {},
     check=functools.partial(check, learner) if check else no_check,
+    frozen=_covariance if gaussian else no_inputs,
+    held_out=held_out,
   )
+
+
+def is_gaussian(section: Section) -> bool:
+  """Returns whether config.score has the preconditioning of Gaussian latents."""
+  if 'preconditioning' not in section:
+    return False
+  return section.choice('preconditioning', ('unit', 'gaussian')) == 'gaussian'
+
+
+def _covariance(inputs: Inputs) -> Any:
+  return inputs['latents']['covariance']
+
+
+def shrunk_covariance(z: np.ndarray, known: np.ndarray) -> np.ndarray:
+  """Returns the covariance [D, D] of centred latents, well conditioned for any N.
+
+  It is shrunk towards a multiple of the identity by the share of Ledoit & Wolf (2004).
+
+  Args:
+    z: latents [N, D].
+    known: [N, D] bool; each entry is the mean over the examples that have both.
+  """
+  from sklearn.covariance import ledoit_wolf_shrinkage
+
+  z, known = np.where(known, z, 0.0).astype(np.float64), known.astype(np.float64)
+  together = known.T @ known
+  empirical = z.T @ z / np.maximum(together, 1)
+  share = ledoit_wolf_shrinkage(z, assume_centered=True)
+  target = np.trace(empirical) / len(empirical) * np.eye(len(empirical))
+  covariance = (1 - share) * empirical + share * target
+  # Entries from different examples need not make a covariance together.
+  values, vectors = np.linalg.eigh(covariance)
+  return ((vectors * np.maximum(values, 1e-4)) @ vectors.T).astype(np.float32)
 
 
 def knows_one_time(score: LatentScore) -> bool:
@@ -90,17 +135,18 @@ def latent_example(layout: LatentLayout, *arrays: str) -> dict[str, np.ndarray]:
   return out | dict.fromkeys(arrays, z)
 
 
-def standardised(inputs: Inputs) -> dict[str, np.ndarray]:
-  """Returns latents of the training split with zero mean and unit variance.
+def standardised(inputs: Inputs, split: str = 'train') -> dict[str, np.ndarray]:
+  """Returns latents of a split, with zero mean and unit variance in training.
 
   What a step 'latents' stores beside them, 'spread' and 'present', is kept.
   """
-  stored = inputs['latents']
-  out = {'z': (stored['z'] - stored['mean']) / stored['std']}
+  stored, prefix = inputs['latents'], '' if split == 'train' else f'{split}_'
+  z = stored['z' if split == 'train' else split]
+  out = {'z': (z - stored['mean']) / stored['std']}
   if 'spread' in stored:
-    out['spread'] = stored['spread'] / stored['std']
+    out['spread'] = stored[f'{prefix}spread'] / stored['std']
   if 'present' in stored:
-    out['present'] = stored['present']
+    out['present'] = stored[f'{prefix}present']
   return out
 
 

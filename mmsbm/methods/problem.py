@@ -68,27 +68,37 @@ class Problem:
       'annotations': {},
     }
 
-  def examples(self, inputs: Any = None) -> dict[str, Any]:
-    """Returns the training split as the tree that batches are drawn from."""
+  def examples(self, inputs: Any = None, split: str = 'train') -> dict[str, Any]:
+    """Returns a split as the tree that batches are drawn from."""
     del inputs
-    part = self.dataset.splits['train']
+    part = self.dataset.splits[split]
     return {
       'x': dict(part.arrays),
       'present': part.present,
       'annotations': dict(part.annotations),
     }
 
-  def map_train(self, fn: Callable, *args: Any) -> Any:
-    """Applies fn(*args, rows, x, present) to all training examples, chunk by chunk.
+  @property
+  def can_hold_out(self) -> bool:
+    """Whether the validation split has examples of every modality."""
+    return bool(np.asarray(self.dataset.splits['val'].present).any(0).all())
+
+  def held_out(self, inputs: Any = None) -> dict[str, Any] | None:
+    """Returns the validation split as `examples`; None where it lacks a modality."""
+    return self.examples(inputs, 'val') if self.can_hold_out else None
+
+  def map_split(self, fn: Callable, *args: Any, split: str = 'train') -> Any:
+    """Applies fn(*args, rows, x, present) to all examples, chunk by chunk.
 
     Args:
       fn: returns a tree of arrays [B, ...].
       *args: passed on, e.g. variables.
+      split: which examples.
 
     Returns:
       The tree with arrays [N, ...].
     """
-    part, run, out = self.dataset.splits['train'], jax.jit(fn), []
+    part, run, out = self.dataset.splits[split], jax.jit(fn), []
     for indices, mask in padded_chunks(len(part), _ENCODE_CHUNK):
       x = tuple(np.asarray(part.arrays[name][indices]) for name in self.names)
       chunk = jax.device_get(run(*args, indices, x, np.asarray(part.present[indices])))

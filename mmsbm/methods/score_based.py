@@ -35,9 +35,11 @@ from mmsbm.methods.base import (
 from mmsbm.methods.latent_diffusion import (
   SCORE,
   check_finite,
+  is_gaussian,
   knows_one_time,
   latent_example,
   score_stage,
+  shrunk_covariance,
   standardised,
 )
 from mmsbm.methods.problem import Problem
@@ -63,6 +65,7 @@ def make(c: Section, problem: Problem) -> Method:
     source=functools.partial(_pairs, section, problem),
     spec=_pairs_spec(section),
     check=functools.partial(_check_pairs, section, problem),
+    held_out=functools.partial(_held_out, problem),
   )
   score_model, steps = score.trainings[0].learner, [unimodal, latents, score]
   energy, refiners = None, ()
@@ -106,7 +109,9 @@ def _unimodal(section: Section, problem: Problem) -> Stage:
         "modality has no 'diffusion' decoder; a joint VAE may have."
       )
   learners = [
-    section.build('autoencoder', AUTOENCODERS, codec=codec, index=i)
+    _with_own_beta(section, codec.name).build(
+      'autoencoder', AUTOENCODERS, codec=codec, index=i
+    )
     for i, codec in enumerate(codecs)
   ]
   return Stage(
@@ -114,7 +119,17 @@ def _unimodal(section: Section, problem: Problem) -> Stage:
     trainings=tuple(make_training(section, a, problem.key) for a in learners),
     example=problem.blank,
     source=problem.examples,
+    held_out=problem.held_out,
   )
+
+
+def _with_own_beta(section: Section, name: str) -> Section:
+  """Returns config.unimodal with the `beta` that the networks of a modality have."""
+  spec = section.section('networks').section(name)
+  if 'beta' not in spec:
+    return section
+  own = {**section.section('autoencoder'), 'beta': spec.at_least(0, 'beta')}
+  return Section({**section, 'autoencoder': own}, section.path)
 
 
 def _latents(
@@ -123,28 +138,42 @@ def _latents(
   layout: LatentLayout,
   problem: Problem,
 ) -> Derived:
-  """Returns the step that encodes the training split to posterior means."""
+  """Returns the step that encodes examples to posterior means.
+
+  `z` are those of the training split, `val` those of the validation split, `covariance`
+  is that of the standardised latents.
+  """
+  gaussian = is_gaussian(section)
 
   def encode(variables, rows, x, present):
     del rows, present
     return layout.join(encode_means(autoencoders, variables, x))
 
   def compute(inputs: Inputs):
-    z = problem.map_train(encode, inputs['unimodal'])
-    known = problem.present[:, layout.modality_of_dim]
-    z = check_finite(np.where(known, z, 0.0).astype(np.float32))
+    def encoded(split):
+      z = problem.map_split(encode, inputs['unimodal'], split=split)
+      known = problem.dataset.splits[split].present[:, layout.modality_of_dim]
+      return check_finite(np.where(known, z, 0.0).astype(np.float32)), known
+
+    z, known = encoded('train')
     mean, std = moments(z, known)
     if not section['standardise']:
       mean, std = np.zeros_like(mean), np.ones_like(std)
-    return {'z': z, 'mean': mean, 'std': std}
+    out = {'z': z, 'mean': mean, 'std': std, 'val': encoded('val')[0]}
+    if gaussian:
+      out['covariance'] = shrunk_covariance((z - mean) / std, known)
+    return out
 
   zeros = np.zeros(layout.total, np.float32)
+  square = {'covariance': np.diag(zeros)} if gaussian else {}
   return Derived(
     name='latents',
     needs=('unimodal',),
     compute=compute,
-    example={'mean': zeros, 'std': zeros},
-    spec={} if section['standardise'] else {'standardise': False},
+    example={'mean': zeros, 'std': zeros, **square},
+    spec={'splits': ['train', 'val']}
+    | ({} if section['standardise'] else {'standardise': False})
+    | ({'covariance': 'shrunk'} if gaussian else {}),
   )
 
 
@@ -194,6 +223,14 @@ def _pairs(section: Section, problem: Problem, inputs: Inputs) -> dict[str, np.n
   }
 
 
+def _held_out(problem: Problem, inputs: Inputs) -> dict[str, np.ndarray] | None:
+  """Returns standardised latents of the validation split."""
+  if not problem.can_hold_out:
+    return None
+  present = np.asarray(problem.dataset.splits['val'].present)
+  return {'z': standardised(inputs, 'val')['z'], 'present': present}
+
+
 def _energy(
   section: Section, score: LatentScore, pairs: Section, problem: Problem
 ) -> Stage:
@@ -217,6 +254,7 @@ def _energy(
     needs=('latents',),
     source=functools.partial(_pairs, pairs, problem),
     spec=_pairs_spec(pairs),
+    held_out=functools.partial(_held_out, problem),
   )
 
 
@@ -247,6 +285,7 @@ def _refiner(
     needs=('unimodal',),
     source=problem.examples,
     frozen=lambda inputs: inputs['unimodal'],
+    held_out=problem.held_out,
   )
 
 

@@ -83,18 +83,23 @@ class MLPDecoder(nn.Module):
     widths: hidden sizes.
     norm: 'none', 'layer' or 'batch', before each activation.
     activation: key of blocks.ACTIVATIONS.
+    linear: adds a linear function of the latent.
   """
 
   shape: tuple[int, ...]
   widths: tuple[int, ...] = (256, 256)
   norm: str = 'none'
   activation: str = 'gelu'
+  linear: bool = False
 
   @nn.compact
   def __call__(self, z: jax.Array, train: bool) -> jax.Array:
     """Maps z [B, d] to [B, *shape]."""
     h = blocks.MLPStack(self.widths, self.norm, self.activation, name='stack')(z, train)
-    return nn.Dense(math.prod(self.shape), name='output')(h).reshape(-1, *self.shape)
+    out = nn.Dense(math.prod(self.shape), name='output')(h)
+    if self.linear:
+      out += nn.Dense(math.prod(self.shape), name='linear')(z)
+    return out.reshape(-1, *self.shape)
 
 
 class PatchDecoder(nn.Module):

@@ -95,19 +95,24 @@ class MLPEncoder(nn.Module):
     widths: hidden sizes.
     norm: 'none', 'layer' or 'batch', before each activation.
     activation: key of blocks.ACTIVATIONS.
+    linear: adds a linear function of the input to the mean.
   """
 
   latent_dim: int
   widths: tuple[int, ...] = (256, 256)
   norm: str = 'none'
   activation: str = 'gelu'
+  linear: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
     """Maps x [B, ...] to mean and log_var, each [B, d]."""
     x = x.reshape(x.shape[0], -1)
     h = blocks.MLPStack(self.widths, self.norm, self.activation, name='stack')(x, train)
-    return gaussian_heads(h, self.latent_dim)
+    mean, log_var = gaussian_heads(h, self.latent_dim)
+    if self.linear:
+      mean += nn.Dense(self.latent_dim, name='linear')(x)
+    return mean, log_var
 
 
 class PatchEncoder(nn.Module):

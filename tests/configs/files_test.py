@@ -77,7 +77,7 @@ def test_get_config_is_complete_for_every_method(name, method):
   assert all(set(sampling) == fields for sampling in config.samplings.values())
   # The decoders of images are diffusion models with one method only.
   diffusion = {
-    n for n, spec in main.networks.items() if spec.decoder.name == 'diffusion'
+    n for n, spec in main.networks.items() if spec.decoder.get('name') == 'diffusion'
   }
   images = {n for n, spec in config.modalities.items() if spec.kind == 'image'}
   assert diffusion == (images if method == 'diff_mvae' else set())

@@ -15,6 +15,7 @@ from mmsbm.diffusion.sde import SDES
 from mmsbm.latents import MISSING, NOISY, OBSERVED, LatentLayout
 from mmsbm.learners.base import STREAMS
 from mmsbm.learners.latent_score import LatentScore, draw_observed, draw_one
+from mmsbm.nn.score_nets import MLPScoreNet
 
 LAYOUT = LatentLayout((1, 3, 2))
 KEYS = dict(
@@ -281,3 +282,45 @@ def test_latents_with_a_spread_are_drawn_anew(family):
   np.testing.assert_allclose(z[:, 0].std(), 0.5, rtol=0.03)
   kurtosis = ((z[:, 0] - 1.0) ** 4).mean() / 0.5**4
   np.testing.assert_allclose(kurtosis, {'normal': 3, 'laplace': 6}[family], rtol=0.1)
+
+
+def test_gaussian_preconditioning_is_the_conditional_mean_of_gaussian_latents():
+  """Without a network the denoised latent is that of linear regression."""
+  rng = np.random.default_rng(0)
+  root = rng.normal(size=(4, 4))
+  covariance = root @ root.T / 4
+  layout = LatentLayout((1, 2, 1))
+  sde = SDES['vp']()
+  learner = LatentScore(
+    network=MLPScoreNet(dims=layout.dims, width=4, num_blocks=1),
+    layout=layout,
+    diffusion=Diffusion(
+      sde=sde,
+      parametrization=PARAMETRIZATIONS['edm'](),
+      times=TIME_SAMPLING['uniform'](),
+      weighting='edm',
+    ),
+    condition_probability=0.5,
+    gaussian=True,
+  )
+  z = jnp.asarray(rng.normal(size=(1, 4)), jnp.float32)
+  variables = dict(learner.init(jax.random.key(0), {'z': z}))
+  assert set(variables) == {'params', 'gaussian'}
+  variables['gaussian'] = {'covariance': jnp.asarray(covariance, jnp.float32)}
+  # The first is observed, the second noisy, the third missing.
+  role = jnp.array([[OBSERVED, NOISY, MISSING]])
+  t = jnp.array([[0.0, 0.4, 0.4]])
+  score = jax.jit(learner.score)(variables, z, layout.expand(t), t, role)
+  alpha, sigma = float(sde.alpha(0.4)), float(sde.sigma(0.4))
+  denoised = (np.asarray(z + sigma**2 * score) / alpha)[0]
+  known = [0, 1, 2]
+  noise = np.diag([1e-4, *2 * [(sigma / alpha) ** 2]])
+  y = np.asarray(z)[0, known] / [1.0, alpha, alpha]
+  matrix = covariance[np.ix_(known, known)] + noise
+  expected = covariance[:, known] @ np.linalg.solve(matrix, y)
+  np.testing.assert_allclose(denoised[1:3], expected[1:3], rtol=1e-3, atol=1e-4)
+  batch = {'z': jnp.tile(z, (8, 1)), 'present': jnp.ones((8, 3), bool)}
+  loss = jax.jit(lambda v, c, b: learner.loss(v, c, b, KEYS, train=True))
+  _, terms, mutables = loss(variables, 2 * covariance, batch)
+  np.testing.assert_allclose(mutables['gaussian']['covariance'], 2 * covariance, 1e-6)
+  assert set(terms) == {'noise_below_0.5', 'noise_0.5_to_2', 'noise_above_2'}

@@ -45,7 +45,7 @@ def test_examples_are_the_training_split_and_blank_has_their_shapes(tiny):
   assert problem.blank['annotations'] == {}
 
 
-def test_map_train_gives_every_row_once(tiny, monkeypatch):
+def test_map_split_gives_every_row_once(tiny, monkeypatch):
   """With its number, in chunks of one size; padding leaves no trace."""
   monkeypatch.setattr(problem_lib, '_ENCODE_CHUNK', 16)
   problem = tiny.make_problem(share_present=0.5)
@@ -55,7 +55,7 @@ def test_map_train_gives_every_row_once(tiny, monkeypatch):
     traces.append(rows.shape)
     return {'row': rows * factor, 'x': x[1], 'there': present}
 
-  out = problem.map_train(fn, 2)
+  out = problem.map_split(fn, 2)
   split = problem.dataset.splits['train']
   np.testing.assert_array_equal(out['row'], 2 * np.arange(40))
   np.testing.assert_array_equal(out['x'], split.arrays['profile'])

@@ -323,7 +323,7 @@ def encoders(tiny, with_holes):
 def test_latents_are_posterior_means_of_what_is_there(tiny, with_holes, encoders):
   method = tiny.make_method(tiny.make_config('sbm_vae'), with_holes)
   step = by_name(method)['latents']
-  assert isinstance(step, Derived) and step.spec == {}
+  assert isinstance(step, Derived) and step.spec == {'splits': ['train', 'val']}
   out = step.compute({'unimodal': encoders})
   split = with_holes.dataset.splits['train']
   parts = []
@@ -349,7 +349,7 @@ def test_latents_that_are_not_standardised(tiny, with_holes, encoders):
   step = by_name(tiny.make_method(config, with_holes))['latents']
   out = step.compute({'unimodal': encoders})
   assert not out['mean'].any() and (out['std'] == 1).all() and out['z'].any()
-  assert step.spec == {'standardise': False}
+  assert step.spec['standardise'] is False
 
 
 def test_latents_that_are_not_finite(tiny, with_holes, encoders):

@@ -141,7 +141,7 @@ def flatten(modalities: tuple[Modality, ...], x: tuple[jax.Array, ...]) -> jax.A
 def _compute(layout: LatentLayout, problem: Problem, inputs: Mapping) -> dict:
   """Returns the training split as the network sees it, and its moments."""
   del inputs
-  z = problem.map_train(lambda rows, x, present: flatten(problem.modalities, x))
+  z = problem.map_split(lambda rows, x, present: flatten(problem.modalities, x))
   known = problem.present[:, layout.modality_of_dim]
   z = np.where(known, z, 0.0).astype(np.float32)
   mean, std = moments(z, known)
