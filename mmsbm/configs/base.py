@@ -190,6 +190,10 @@ def base() -> ml_collections.ConfigDict:
         max_subsets=10,
         num_given=(),
       ),
+      # Warnings: latents that keep less than this share of their modality, and samples
+      # that lie less than this times as far from training examples as test examples.
+      kept_share=dict(least=0.5),
+      memorised=dict(least=0.5),
       # Examples that the report shows.
       samples=dict(split='test', num_examples=10, num_samples=3, seed=0),
     )

@@ -19,6 +19,7 @@ from mmsbm.config import Section, find, nearest, plain
 from mmsbm.data.dataset import SPLITS
 from mmsbm.evaluators.aggregate import compare_by_example
 from mmsbm.evaluators.base import EvaluationPlan, Row
+from mmsbm.evaluators.checks import KeptShare, Memorised
 from mmsbm.evaluators.draws import Draws
 from mmsbm.evaluators.evaluation import Evaluation, describe_decoding
 from mmsbm.evaluators.generated import Conditional, Reconstruction, Unconditional
@@ -42,6 +43,8 @@ EVALUATORS = {
   'draws': Draws,
   'likelihood': Likelihood,
   'linear_probe': LinearProbe,
+  'kept_share': KeptShare,
+  'memorised': Memorised,
   'samples': Samples,
 }
 

@@ -187,32 +187,38 @@ def _words(value: Any) -> str:
 
 def _training(run: RunFolder) -> list[Markup]:
   """Figures of each step of the training: the loss first, then its parts."""
-  skip = ['step', 'learner', 'time', 'steps_per_second']
+  skip = ['step', 'learner', 'time', 'steps_per_second', 'best_step']
   steps, out = run.curves.learner.map(lambda name: name.partition('/')[0]), []
   for name, part in run.curves.groupby(steps, sort=False):
     terms = part.dropna(axis=1, how='all').columns.drop(skip, errors='ignore')
-    for term in sorted(terms, key=lambda term: term != 'loss')[:MAX_TERMS]:
-      series = {
-        learner.partition('/')[2] or learner: rows.set_index('step')[term].sort_index()
-        for learner, rows in part.dropna(subset=term).groupby('learner', sort=False)
-      }
+    own = [term for term in terms if not term.startswith('held_out_')]
+    for term in sorted(own, key=lambda term: term != 'loss')[:MAX_TERMS]:
+      series = {}
+      for words, column in (('', term), (', held out', f'held_out_{term}')):
+        known = part.dropna(subset=column) if column in terms else part[:0]
+        for learner, rows in known.groupby('learner', sort=False):
+          short = learner.partition('/')[2] or learner
+          series[short + words] = rows.set_index('step')[column].sort_index()
       out.append(figures.training(f'{name}: {term}', series))
   return out
 
 
 def _learners(run: RunFolder) -> Table:
   parameters = run.record.get('parameters') or {}
-  curves = run.curves.reindex(columns=['learner', 'step', 'loss', 'steps_per_second'])
+  columns = ['learner', 'step', 'loss', 'best_step', 'steps_per_second']
+  curves = run.curves.reindex(columns=columns)
   curves = dict(iter(curves.groupby('learner', sort=False)))
   lines = []
   for learner in dict.fromkeys([*parameters, *curves]):
-    numbers = [parameters.get(learner), None, None, None]
+    numbers = [parameters.get(learner), None, None, None, None]
     if learner in curves:
       rows = curves[learner]
       loss = figures.smooth(rows.loss.dropna()).tail(1)
-      numbers[1:] = int(rows.step.max()), *loss, rows.steps_per_second.median()
+      kept = rows.best_step.dropna().max()
+      numbers[1:3] = int(rows.step.max()), None if pd.isna(kept) else int(kept)
+      numbers[3:] = *loss, rows.steps_per_second.median()
     lines.append([learner, *(Number(x) if pd.notna(x) else None for x in numbers)])
-  head = ['learner', 'parameters', 'steps', 'last loss, smoothed']
+  head = ['learner', 'parameters', 'steps', 'kept step', 'last loss, smoothed']
   return Table([*head, 'steps per second, median'], lines)
 
 
