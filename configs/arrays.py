@@ -28,8 +28,8 @@ Arguments, e.g. --config=configs/arrays.py:method=sbm_rae,modalities=2:
 
 An empty section means that there is no such thing:
   --config.readers.digit={}          data without labels: no classifier is trained
-  --config.energy={} --config.samplings.default.guidance.energy={}
-                                     no energies, and no guidance by them
+  --config.energy={} --config.samplings.guided={}
+                                     no energies, and no draws guided by them
 
 Code of your own needs no change of the program. Wherever a part has a `name` (data,
 kinds, networks, likelihoods, samplers, metrics, ...), 'package.module:Class' is taken

@@ -139,12 +139,10 @@ def resolve(
     if 'networks' in section:
       section['networks'] = _networks(section, modalities, scale)
     if 'likelihood_weights' in section:
-      section['likelihood_weights'] = {
-        key: 1 / codec(m, scale)['beta'] if value is None else value
-        for m in modalities
-        for key, value in section['likelihood_weights'].items()
-        if key == m.name
-      }
+      weights = section['likelihood_weights'] = dict(section['likelihood_weights'])
+      for modality in modalities:
+        if weights.get(modality.name, 1.0) is None:
+          weights[modality.name] = 1 / codec(modality, scale)['beta']
     if section.get('network') == {}:
       section['network'] = _score_network(name, section, out, scale)
     _fill(section, num_steps=scale.steps * (2 if name == 'score' else 1))

@@ -40,7 +40,7 @@ def score_stage(
   source: Callable[[Inputs], Any] | None = None,
   spec: Mapping[str, Any] | None = None,
   check: Callable[[LatentScore], None] | None = None,
-  held_out: Callable[[Inputs], Any],
+  held_out: Callable[[Inputs], Any] = no_inputs,
 ) -> Stage:
   """Returns the stage 'score', which learns what the step 'latents' holds.
 

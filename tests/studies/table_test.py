@@ -13,7 +13,7 @@ ROOT = pathlib.Path(mmsbm.__file__).parents[1]
 RESULTS = sorted(
   path
   for path in (ROOT / 'launch' / 'results').glob('*.csv')
-  if not path.name.endswith('.rows.csv')
+  if path.with_suffix('.rows.csv').exists()
 )
 
 
