@@ -178,7 +178,7 @@ def _check_pytest(arguments, tmp_path):
 def _check_tool(program, arguments, tmp_path):
   """Other programs read their arguments by argparse."""
   del tmp_path
-  assert program.startswith('mmsbm.tools.convert_'), program
+  assert program.startswith(('mmsbm.tools.convert_', 'mmsbm.tools.small_')), program
   source = (ROOT / program.replace('.', '/')).with_suffix('.py').read_text()
   for word in arguments:
     name = word.partition('=')[0] if word.startswith('--') else 'run'
