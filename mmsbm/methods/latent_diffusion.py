@@ -135,12 +135,14 @@ def latent_example(layout: LatentLayout, *arrays: str) -> dict[str, np.ndarray]:
   return out | dict.fromkeys(arrays, z)
 
 
-def standardised(inputs: Inputs, split: str = 'train') -> dict[str, np.ndarray]:
+def standardised(inputs: Inputs, split: str = 'train') -> Any:
   """Returns latents of a split, with zero mean and unit variance in training.
 
   What a step 'latents' stores beside them, 'spread' and 'present', is kept.
   """
   stored, prefix = inputs['latents'], '' if split == 'train' else f'{split}_'
+  if prefix and split not in stored:
+    return None  # A converted run has those of the training split alone.
   z = stored['z' if split == 'train' else split]
   out = {'z': (z - stored['mean']) / stored['std']}
   if 'spread' in stored:

@@ -225,10 +225,11 @@ def _pairs(section: Section, problem: Problem, inputs: Inputs) -> dict[str, np.n
 
 def _held_out(problem: Problem, inputs: Inputs) -> dict[str, np.ndarray] | None:
   """Returns standardised latents of the validation split."""
-  if not problem.can_hold_out:
+  z = standardised(inputs, 'val') if problem.can_hold_out else None
+  if z is None:
     return None
   present = np.asarray(problem.dataset.splits['val'].present)
-  return {'z': standardised(inputs, 'val')['z'], 'present': present}
+  return {'z': z['z'], 'present': present}
 
 
 def _energy(
