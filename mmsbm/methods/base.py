@@ -218,7 +218,7 @@ def _dry_run_training(training: Training, example: PyTree, frozen: PyTree) -> Py
   needed = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state)) / 2**30
   if needed > (there := sharding.memory_bytes() / 2**30):
     raise UserError(
-      f'its parameters, with averages and moments, need {needed:,.0f} GB, and there are '
+      f'its parameters, averages and moments need {needed:,.0f} GB, and there are '
       f'{there:,.0f}: make the network smaller.'
     )
   batch = _shapes(example, training.batch_size)
