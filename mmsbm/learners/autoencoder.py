@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mmsbm.distributions import DiagGaussian
 from mmsbm.learners.base import POSITION, masked_mean
 from mmsbm.learners.codec import Codec
+from mmsbm.nn.batch_norm import counted_rows
 
 
 class Autoencoder(nn.Module):
@@ -63,13 +64,14 @@ class UnimodalAutoencoder:
     x = self.codec.kind.to_model(batch['x'][self.codec.name])
     mutable = [name for name in variables if name != 'params'] if train else []
     rng = {'dropout': rngs['dropout']}
-    posterior, updated = network.apply(
-      variables, x, train, method='encode', mutable=mutable, rngs=rng
-    )
-    z, penalty = self.latent(posterior, rngs['noise'])
-    output, updated = network.apply(
-      {**variables, **updated}, z, train, method='decode', mutable=mutable, rngs=rng
-    )
+    with counted_rows(present):
+      posterior, updated = network.apply(
+        variables, x, train, method='encode', mutable=mutable, rngs=rng
+      )
+      z, penalty = self.latent(posterior, rngs['noise'])
+      output, updated = network.apply(
+        {**variables, **updated}, z, train, method='decode', mutable=mutable, rngs=rng
+      )
     reconstruction = -self.codec.likelihood.log_prob(output, x)
     terms = {
       'reconstruction': masked_mean(reconstruction, present),

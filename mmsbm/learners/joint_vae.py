@@ -13,6 +13,7 @@ from mmsbm.distributions import POSTERIORS, Posterior
 from mmsbm.infra.rng import fold_in_name
 from mmsbm.learners.base import masked_mean
 from mmsbm.learners.codec import Codec
+from mmsbm.nn.batch_norm import counted_rows
 from mmsbm.objectives import Experts
 
 # The streams of a step that diffusion decoders use.
@@ -43,21 +44,35 @@ class JointAutoencoder(nn.Module):
       self.auxiliary_log_var = self.param('auxiliary_log_var', zeros, shape)
 
   def encode(
-    self, x: tuple[jax.Array, ...], train: bool = False
+    self,
+    x: tuple[jax.Array, ...],
+    train: bool = False,
+    present: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
-    """Mean and log_var [B, M, d + p] of the experts."""
-    moments = [e(a, train) for e, a in zip(self.encoders, x, strict=True)]
+    """Mean and log_var [B, M, d + p] of the experts; `present` [B, M], all if None."""
+    moments = []
+    for i, (encoder, a) in enumerate(zip(self.encoders, x, strict=True)):
+      with counted_rows(None if present is None else present[:, i]):
+        moments.append(encoder(a, train))
     mean, log_var = (jnp.stack(parts, axis=1) for parts in zip(*moments, strict=True))
     return mean, log_var
 
   def decode(
-    self, z: jax.Array, w: jax.Array | None, train: bool = False
+    self,
+    z: jax.Array,
+    w: jax.Array | None,
+    train: bool = False,
+    present: jax.Array | None = None,
   ) -> tuple[jax.Array | None, ...]:
     """Parameters of the likelihoods, from z [B, d] and w [B, M, p].
 
-    None for modalities with a diffusion decoder.
+    None for modalities with a diffusion decoder; `present` as in `encode`.
     """
-    return tuple(self.decode_one(i, z, w, train) for i in range(len(self.decoders)))
+    outputs = []
+    for i in range(len(self.decoders)):
+      with counted_rows(None if present is None else present[:, i]):
+        outputs.append(self.decode_one(i, z, w, train))
+    return tuple(outputs)
 
   def decode_one(
     self, index: int, z: jax.Array, w: jax.Array | None, train: bool = False
@@ -156,7 +171,7 @@ class JointVAE:
     mutable = [name for name in variables if name != 'params'] if train else []
     rng = {'dropout': rngs['dropout']}
     moments, updated = network.apply(
-      variables, x, train, method='encode', mutable=mutable, rngs=rng
+      variables, x, train, present, method='encode', mutable=mutable, rngs=rng
     )
     shared, private = self.split(find(POSTERIORS, self.family)(*moments))
     mutables = {name: updated.get(name, variables[name]) for name in mutable}
@@ -167,7 +182,7 @@ class JointVAE:
       draws, size = z.shape[:2]
       flat = jax.tree.map(lambda a: a.reshape(draws * size, *a.shape[2:]), (z, w))
       outputs, updated = network.apply(
-        {**variables, **mutables}, *flat, train,
+        {**variables, **mutables}, *flat, train, jnp.tile(present, (draws, 1)),
         method='decode', mutable=mutable, rngs=rng,
       )  # fmt: skip
       mutables = {name: updated.get(name, mutables[name]) for name in mutable}

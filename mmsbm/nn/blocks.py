@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from mmsbm.infra.errors import UserError
 from mmsbm.nn import convolutions
+from mmsbm.nn.batch_norm import BatchNorm
 
 # Sinusoids as in diffusion models of 1000 steps: times in [0, 1] fill the range of
 # frequencies. The published U-Net embeds the raw time instead.
@@ -117,42 +118,6 @@ def conv(
     conv_general_dilated=convolutions.general_dilated,
     **common,
   )(x)
-
-
-class BatchNorm(nn.Module):
-  """Batch normalisation over all axes but the last, as PyTorch defines it.
-
-  Differs from `nn.BatchNorm` in the running variance, which is unbiased
-  (n / (n - 1)); the batch itself is normalised by the biased variance, as there.
-
-  Attributes:
-    momentum: share of the old running statistics that is kept.
-    epsilon: added to the variance.
-  """
-
-  momentum: float = 0.9
-  epsilon: float = 1e-5
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Normalises x [..., C]; updates collection 'batch_stats' if `train`."""
-    shape = x.shape[-1:]
-    scale = self.param('scale', nn.initializers.ones, shape)
-    bias = self.param('bias', nn.initializers.zeros, shape)
-    running_mean = self.variable('batch_stats', 'mean', jnp.zeros, shape)
-    running_var = self.variable('batch_stats', 'var', jnp.ones, shape)
-    if train:
-      axes = tuple(range(x.ndim - 1))
-      mean, var = x.mean(axes), x.var(axes)
-      if not self.is_initializing():
-        count = x.size // x.shape[-1]
-        unbiased = var * (count / max(count - 1, 1))
-        keep = self.momentum
-        running_mean.value = keep * running_mean.value + (1 - keep) * mean
-        running_var.value = keep * running_var.value + (1 - keep) * unbiased
-    else:
-      mean, var = running_mean.value, running_var.value
-    return (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
 
 
 def average_pool(x: jax.Array, rate: int) -> jax.Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mmsbm.nn import blocks
+from mmsbm.nn.batch_norm import BatchNorm
 
 
 class ResNetEncoder(nn.Module):
@@ -52,9 +53,7 @@ class ResNetEncoder(nn.Module):
         f'{x.shape[1:]} with pad={self.pad}: set `pad` so that it can.'
       )
     x = jnp.pad(x, ((0, 0), (self.pad, self.pad), (self.pad, self.pad), (0, 0)))
-    x = blocks.BatchNorm(name='stem_norm')(
-      blocks.conv(x, self.stem, 5, name='stem'), train
-    )
+    x = BatchNorm(name='stem_norm')(blocks.conv(x, self.stem, 5, name='stem'), train)
     x = blocks.average_pool(nn.leaky_relu(x, negative_slope=self.stem_slope), 2)
     for i, (width, mid, out, down) in enumerate(self.blocks):
       check_width(width, x)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from mmsbm.nn import blocks
+from mmsbm.nn import batch_norm, blocks
 
 
 def convolve(x, kernel):
@@ -83,7 +83,7 @@ class BatchNormTest(absltest.TestCase):
       'params': {'scale': jnp.asarray(scale), 'bias': jnp.asarray(bias)},
       'batch_stats': {'mean': jnp.full(4, 0.3), 'var': jnp.full(4, 0.7)},
     }
-    module = blocks.BatchNorm()
+    module = batch_norm.BatchNorm()
     out, updated = module.apply(variables, x, train=True, mutable=['batch_stats'])
     flat = x.reshape(6, 4).astype(np.float64)
     mean, var = flat.mean(0), flat.var(0)
@@ -98,7 +98,7 @@ class BatchNormTest(absltest.TestCase):
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
   def test_init_leaves_running_statistics(self):
-    variables = blocks.BatchNorm().init(
+    variables = batch_norm.BatchNorm().init(
       jax.random.key(0), 5 + jnp.arange(6.0).reshape(3, 2), train=True
     )
     np.testing.assert_array_equal(variables['batch_stats']['mean'], [0, 0])
