@@ -50,7 +50,10 @@ GUIDED = {
   'unguided': {'conditioning': '', 'sampler': 'default', 'guidance': 'not guided'},
 }
 # A predictor-corrector without corrector.
-OF_MLD = {'default': {'conditioning': '', 'sampler': 'predictor'}}
+OF_MLD = {
+  'default': {'conditioning': '', 'sampler': 'predictor'},
+  'resampled': {'conditioning': '', 'sampler': 'predictor, resampled'},
+}
 
 
 def get_study(arg=None):
@@ -88,14 +91,16 @@ def rows_of_seed(arg, seed):
     # Only SBM-VAE and SBM-RAE are guided, so what guidance is worth is measured; given
     # every number of modalities. Multi-modal latent diffusion has a sampler of its own.
     guided = method != 'mld'
-    default = module.get_config(config_arguments(method)).samplings.default.to_dict()
-    unguided = {'unguided': default | dict(guidance={})} if guided else {}
+    ways = module.get_config(config_arguments(method)).samplings.to_dict()
+    default = ways['default' if guided else 'euler']
+    unguided = {'unguided': default | dict(guidance={})}
+    other = unguided if guided else {'resampled': ways['default']}
     kw = dict(
       borrow=judged | ({'unimodal': lender} if method == 'sbm_vae' else {}),
       sampling_columns=GUIDED if guided else OF_MLD,
       overrides={
         'evaluate.evaluators.linear_probe.num_train': methods.PROBE_EXAMPLES,
-        'samplings': {'default': default} | unguided,
+        'samplings': {'default': default} | other,
         'evaluate.evaluators.conditional.all_samplings': guided,
       },
     )

@@ -118,10 +118,35 @@ class MMJSD(Mixture):
   Attributes:
     beta: weight of the divergence.
     prior_expert: see above.
+    inference: what two and more modalities are observed by: their 'geometric' mean f, as
+      the published program has it, or the 'mixture' of the training. One modality is
+      observed by its expert.
   """
 
   beta: float = 1.0
   prior_expert: bool = True
+  inference: str = 'geometric'
+
+  def __post_init__(self):
+    if self.inference not in ('geometric', 'mixture'):
+      raise UserError(
+        f"inference={self.inference!r} is not one of 'geometric', 'mixture'."
+      )
+
+  def _is_mean(self, experts):
+    """Rows [B] whose posterior is the geometric mean."""
+    return (self.inference == 'geometric') & (experts.present.sum(-1) > 1)
+
+  def posterior(self, keys, experts):
+    _, f = self.divergence(experts)
+    is_mean = self._is_mean(experts)[:, None]
+    drawn = super().posterior(keys, experts)
+    return jax.tree.map(lambda a, b: jnp.where(is_mean, a, b), f, drawn)
+
+  def log_density(self, experts, z):
+    _, f = self.divergence(experts)
+    mixture = super().log_density(experts, z)
+    return jnp.where(self._is_mean(experts), f.log_prob(z), mixture)
 
   def divergence(self, experts):
     """(sum_m pi KL(q_m || f) [B], f)."""
@@ -138,7 +163,7 @@ class MMJSD(Mixture):
   def __call__(self, key, experts, log_likelihood):
     which, noise = jax.random.split(key)
     keys = jax.random.split(which, experts.present.shape[0])
-    z = self.posterior(keys, experts).sample(noise)
+    z = super().posterior(keys, experts).sample(noise)
     log_p = log_likelihood(z[None], None)[0]
     kl, _ = self.divergence(experts)
     return self.beta * kl - log_p.sum(-1), terms_of(log_p, kl)

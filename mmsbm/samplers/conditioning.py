@@ -133,9 +133,26 @@ class TimeZero(Clean):
 
   For a network trained with a time per modality: it then is the exact score of
   the conditional distribution, and sampling has no imputation error.
+
+  Attributes:
+    jump_length: as in `RePaint`.
+    num_resamples: how often each stretch is gone down, which lets what is generated
+      adapt to itself, as the released program of the paper does; 1 goes down once.
   """
 
+  jump_length: int = 10
+  num_resamples: int = 1
+
   needs_observed = True
+
+  def __post_init__(self):
+    Resampling(self.jump_length, self.num_resamples)  # refuses numbers below 1
+
+  @property
+  def resampling(self):
+    if self.num_resamples == 1:
+      return None
+    return Resampling(self.jump_length, self.num_resamples)
 
   def times(self, t, observed):
     return jnp.where(observed, 0.0, t)

@@ -137,12 +137,20 @@ def mopoe_product(objective, each, prior):
   return normalised(each.sum(0) + factor * prior)
 
 
+def mmjsd_posterior(objective, each, prior):
+  if objective.inference == 'mixture' or len(each) == 1:
+    return mixture(each)
+  # The weighted geometric mean with the prior as one more expert.
+  members = [*each, prior] if objective.prior_expert else each
+  return normalised(np.mean(members, axis=0))
+
+
 # log q(z | X) from the experts of what is present, [n, G], and the prior.
 EXACT_POSTERIORS = {
   MVAE: lambda objective, each, prior: normalised(each.sum(0) + prior),
   MVTCAE: lambda objective, each, prior: normalised(each.sum(0)),
   MoPoE: mopoe_product,
-  MMJSD: lambda objective, each, prior: mixture(each),
+  MMJSD: lambda objective, each, prior: mmjsd_posterior(objective, each, prior),
   Hoelder: lambda objective, each, prior: normalised(2 * mixture(each / 2)),
   MMVAE: lambda objective, each, prior: mixture(each),
   MMVAEPlus: lambda objective, each, prior: mixture(each),
@@ -692,8 +700,10 @@ def test_arguments_out_of_range(spec):
   [
     *(kind() for kind in OBJECTIVES.values()),
     *(MoPoE(prior_expert=p) for p in ('all', 'full')),
+    MMJSD(prior_expert=False),
+    MMJSD(inference='mixture'),
   ],
-  ids=[*OBJECTIVES, 'mopoe_all', 'mopoe_full'],
+  ids=[*OBJECTIVES, 'mopoe_all', 'mopoe_full', 'mmjsd_alone', 'mmjsd_mixture'],
 )
 def test_posterior_for_every_pattern(objective):
   """Its density as a whole, in any order; what is drawn is one component of it."""
@@ -711,7 +721,10 @@ def test_posterior_for_every_pattern(objective):
       exact = EXACT_POSTERIORS[type(objective)](objective, each, prior)
     np.testing.assert_allclose(log_density[:, row], exact[grid], rtol=1e-4, atol=1e-4)
     components = [exact]
-    if type(objective) in (MMJSD, MMVAE, MMVAEPlus, Hoelder) and present.any():
+    draws = type(objective) in (MMVAE, MMVAEPlus, Hoelder)
+    if isinstance(objective, MMJSD):
+      draws = objective.inference == 'mixture'
+    if draws and present.any():
       components = [*each]
       if isinstance(objective, Hoelder):
         components += [

@@ -107,7 +107,8 @@ def test_methods_draws_each_latent_in_every_way(data, tmp_path):
       objectives.setdefault(method, []).append(config['joint']['objective'])
     else:
       guided = method != 'mld'
-      assert set(samplings) == ({'default', 'unguided'} if guided else {'default'})
+      other = 'unguided' if guided else 'resampled'
+      assert set(samplings) == {'default', other}
       assert bool(samplings['default']['guidance']) == guided
       assert not guided or samplings['unguided'] == samplings['default'] | {
         'guidance': {}
