@@ -206,6 +206,7 @@ def load(workdir: str | os.PathLike) -> Run:
   Raises:
     UserError: the folder holds no run, an unfinished one, or one of another version.
   """
-  record = read_record(workdir)
+  needs = ('data_hash', 'data_samples', 'num_classes')
+  record = read_record(workdir, needs)
   experiment = make_experiment(record['config'], workdir, record)
   return Run(load_trained(experiment, with_readers=False))

@@ -16,7 +16,7 @@ from typing import Any
 
 from mmsbm import identity, train
 from mmsbm.config import Section, nearest
-from mmsbm.infra import checkpoints
+from mmsbm.infra import checkpoints, digests
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
 from mmsbm.methods.base import Stage, Step
@@ -24,6 +24,7 @@ from mmsbm.record import read_record
 
 # What steps/NAME.json holds.
 _CARD = ('format', 'seed', 'data', 'spec', 'needs', 'fingerprint')
+_REMEDY = 'Restore it from a copy, or choose another --workdir.'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,19 +92,38 @@ class Ledger:
     }
     return identity.plain_json(card)
 
+  def origin(self, step: Step) -> str:
+    """Returns what the checkpoints of a step are marked with.
+
+    A digest of all that decides on it but for the number of updates, which is that of
+    a checkpoint.
+    """
+    if step.name in self.borrow:
+      card = self._lender_card(step)
+    else:
+      card = self._card(step, self.fingerprints)
+    card = _without_fingerprint(card)
+    learners = card['spec'].items()
+    card['spec'] = {k: {**v, 'num_steps': None} for k, v in learners}
+    return identity.digest(card)
+
   def _path(self, step: str) -> pathlib.Path:
     return self.folder(step) / 'steps' / f'{step}.json'
 
   def _stored_card(self, step: str) -> dict[str, Any] | None:
     path = self._path(step)
     try:
-      card = json.loads(path.read_text())
+      with digests.reading(path, _REMEDY):
+        card = json.loads(path.read_text())
     except FileNotFoundError:
       return None
-    except (OSError, ValueError) as e:
-      raise UserError(f'{path} cannot be read: {e}.') from e
     if not isinstance(card, dict) or not set(_CARD) <= card.keys():
-      raise UserError(f'{path} does not say what the step is: it needs {list(_CARD)}.')
+      raise UserError(
+        f'{path} does not say what the step is: it needs {list(_CARD)}. {_REMEDY}'
+      )
+    card = {key: card[key] for key in _CARD}
+    if identity.digest(_without_fingerprint(card)) != card['fingerprint']:
+      raise digests.differs(path, _REMEDY)
     return card
 
   def _lender_card(self, step: Step) -> dict[str, Any]:
@@ -116,7 +136,7 @@ class Ledger:
 
   def _lender_record(self, step: Step) -> dict[str, Any]:
     try:
-      return read_record(self.borrow[step.name])
+      return read_record(self.borrow[step.name], ('data_hash', 'data_samples'))
     except UserError as e:
       raise UserError(f'{self._place(step.name)}: {e}') from e
 
@@ -153,7 +173,7 @@ class Ledger:
         differences = ['other data, or modalities in another order']
       if differences:
         raise UserError(f'{place} was trained with another config: {differences[0]}.')
-      if not train.finished(folder, training):
+      if not train.finished(folder, training, self.origin(step)):
         raise UserError(f'{place}: {training.name} is not fully trained there.')
     for name, fingerprint in theirs['needs'].items():
       if self.fingerprints.get(name) != fingerprint:
@@ -181,8 +201,7 @@ class Ledger:
       if old is None:
         raise UserError(
           f'{self.workdir} has checkpoints of {step.name!r}, but '
-          f'{self._path(step.name)} is missing, which says what they are: choose '
-          'another --workdir, or delete that folder.'
+          f'{self._path(step.name)} is missing, which says what they are. {_REMEDY}'
         )
       new = self._card(step, known)
       differences = identity.differences(old['spec'], new['spec'])
@@ -231,6 +250,10 @@ class Ledger:
       numbers = ','.join(str(steps[name]) for name in names if name in steps)
       out[step.name] = f'{self.fingerprints[step.name]}@{numbers}'
     return out
+
+
+def _without_fingerprint(card: Mapping[str, Any]) -> dict[str, Any]:
+  return {key: value for key, value in card.items() if key != 'fingerprint'}
 
 
 def find_lenders(

@@ -18,7 +18,7 @@ from absl import app
 
 from mmsbm.command_line import CONFIG, MODE, WORKDIR, parse_flags
 from mmsbm.infra import interrupts
-from mmsbm.infra.errors import UNWRITABLE, UserError, one_line
+from mmsbm.infra.errors import UNWRITABLE, UserError, machine_limit, one_line
 from mmsbm.infra.progress import duration
 from mmsbm.record import Record, lock, read_record
 
@@ -101,9 +101,10 @@ def main(argv: Sequence[str]) -> int:
     if e.errno not in UNWRITABLE:
       raise
     where = f' ({e.filename})' if e.filename else ''
+    advice = machine_limit(e) or 'free or choose a place that can be written'
     print(
-      f'error: {e.strerror}{where}: free or choose a place that can be written, then '
-      'run the same command again; what is finished is kept.',
+      f'error: {e.strerror}{where}: {advice} and run the same command again; what is '
+      'finished is kept.',
       file=sys.stderr,
     )
     return 2

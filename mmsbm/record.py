@@ -2,9 +2,9 @@
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -13,34 +13,85 @@ import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
+from mmsbm.infra import digests
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
-def read_record(workdir: str | os.PathLike) -> dict[str, Any]:
+# What run.json holds under these names, if it holds them.
+_SHAPES = {
+  'config': dict,
+  'data_hash': str,
+  'data_samples': dict,
+  'devices': list,
+  'history': list,
+  'num_classes': dict,
+  'parameters': dict,
+  'seconds_per_sample': dict,
+  'steps': dict,
+  'timings': dict,
+  'versions': dict,
+}
+_REMEDY = (
+  'Restore it from a copy, or move it away: the command of the run writes it anew.'
+)
+
+
+def parse_record(path: str | os.PathLike) -> dict[str, Any]:
+  """Returns the contents of a file run.json of any version.
+
+  Raises:
+    FileNotFoundError: there is none.
+    UserError: it cannot be read, is damaged, or holds something else.
+  """
+  record = digests.read_json(path, remedy=_REMEDY, required=False)
+  _check_shapes(record, path)
+  return record
+
+
+def _check_shapes(record: Mapping[str, Any], path: str | os.PathLike) -> None:
+  for name, kind in _SHAPES.items():
+    if not isinstance(record.get(name, kind()), kind):
+      what = {dict: 'an object', list: 'a list', str: 'a text'}[kind]
+      raise UserError(f'{path}: {name!r} is not {what}. {_REMEDY}')
+  for name in ('timings', 'parameters'):
+    for value in record.get(name, {}).values():
+      if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f'{path}: {name!r} holds what is no number. {_REMEDY}')
+
+
+def read_record(
+  workdir: str | os.PathLike, needs: Sequence[str] = ()
+) -> dict[str, Any]:
   """Returns the contents of run.json.
+
+  Args:
+    workdir: the run's folder.
+    needs: names that must be in it, besides the config.
 
   Raises:
     UserError: it is missing, damaged, or of an older version of the program.
   """
   path = pathlib.Path(workdir, 'run.json')
   try:
-    record = json.loads(path.read_text())
+    record = digests.read_json(path, remedy=_REMEDY, required=False)
   except FileNotFoundError as e:
     raise UserError(f'{path} does not exist: {str(workdir)!r} is not a run.') from e
-  except (OSError, ValueError) as e:
-    raise UserError(f'{path} cannot be read: {e}.') from e
-  if not isinstance(record, dict) or not isinstance(record.get('config'), dict):
+  if not isinstance(record.get('config'), dict):
     raise UserError(f'{path} is not the record of a run: it has no config.')
   if 'samplings' not in record['config']:
     raise UserError(
       f'{workdir} was made by an older version of this program: '
       f'`python -m mmsbm.tools.convert_run {workdir}` brings it up to date.'
     )
+  _check_shapes(record, path)
+  for name in needs:
+    if name not in record:
+      raise UserError(f'{path} has no {name!r}: nothing was trained there.')
   return record
 
 
@@ -77,19 +128,43 @@ def lock(workdir: str | os.PathLike, only: Sequence[str] = ()) -> Iterator[None]
       os.makedirs(workdir, exist_ok=True)
       for name, exclusive in _locks(only).items():
         file = stack.enter_context(open(os.path.join(workdir, name), 'w'))
-        files[file] = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        files[file] = kind | fcntl.LOCK_NB
     except OSError as e:
       raise UserError(
         f'--workdir={workdir} cannot be written ({e.strerror}): choose another folder.'
       ) from e
     for file, kind in files.items():
-      try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-      except OSError as e:
+      if not take_lock(file, kind):
         raise UserError(
           f'another process is working in {workdir}: wait for it or stop it.'
-        ) from e
+        )
     yield
+
+
+def take_lock(file: IO, kind: int) -> bool:
+  """Locks an open file as long as the process has it open.
+
+  Where the file system knows no locks, as some of networks do, a warning stands for it.
+
+  Args:
+    file: the file.
+    kind: LOCK_EX or LOCK_SH of `fcntl`; waits if need be.
+
+  Returns:
+    Whether no other process has it.
+  """
+  try:
+    fcntl.flock(file, kind)
+  except OSError as e:
+    if e.errno in (errno.EWOULDBLOCK, errno.EACCES):
+      return False
+    folder = os.path.dirname(file.name)
+    digests.warn(
+      f'the file system of {folder} gives no locks ({e.strerror}): see to it that no '
+      'other process works there.'
+    )
+  return True
 
 
 def _locks(only: Sequence[str]) -> dict[str, bool]:
@@ -168,7 +243,7 @@ class Record:
         'parameters': stored.get('parameters', {}) | self.data['parameters'],
         'history': [*stored.get('history', ()), *self._calls],
       }
-    write_atomic(self._path, json.dumps(self.data, indent=1) + '\n')
+    write_atomic(self._path, digests.to_json(self.data))
     self._seconds, self._calls = {}, []
 
   @contextlib.contextmanager

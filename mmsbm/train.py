@@ -133,19 +133,41 @@ def directory(workdir: str | os.PathLike, name: str) -> str:
   return os.path.join(workdir, 'checkpoints', name)
 
 
-def finished(workdir: str | os.PathLike, training: Training) -> bool:
-  """Whether the last step of `training` is on disk.
+def finished(workdir: str | os.PathLike, training: Training, of: str = '') -> bool:
+  """Whether the last step of `training` is on disk, unharmed; see `train_group`.
 
   One that has ended early has saved its last checkpoint under that number.
   """
-  latest = checkpoints.latest_step(directory(workdir, training.name))
-  return latest is not None and latest >= training.num_steps
+  return newest_step(workdir, training, of) >= training.num_steps
 
 
-def _resume_step(workdir, group: Sequence[Training]) -> int:
-  """Newest step that every learner of the group has saved; 0 if there is none."""
+def newest_step(workdir: str | os.PathLike, training: Training, of: str = '') -> int:
+  """Newest step of `training` that is on disk, unharmed; 0 if there is none."""
+  folder = directory(workdir, training.name)
+  return max(checkpoints.unharmed_steps(folder, f'{of} {training.name}'), default=0)
+
+
+def _resume(
+  group: Sequence[Training], like: Mapping[str, TrainState], workdir, of: str, target
+) -> tuple[dict[str, TrainState] | None, int]:
+  """Restores the newest step that every learner of the group has saved, if any."""
+
+  def restore(step):
+    states = {}
+    for name, state in like.items():
+      items = checkpoints.restore(
+        directory(workdir, name),
+        to_items(state),
+        sharding=target,
+        step=step,
+        of=f'{of} {name}',
+      )
+      states[name] = from_items(items)
+    return states
+
   saved = [set(checkpoints.all_steps(directory(workdir, t.name))) for t in group]
-  return max(set.intersection(*saved) | {0}) if saved else 0
+  where = ', '.join(directory(workdir, t.name) for t in group)
+  return checkpoints.newest(set.intersection(*saved), restore, where)
 
 
 def train_group(
@@ -157,6 +179,7 @@ def train_group(
   mesh: jax.sharding.Mesh,
   frozen: PyTree = None,
   held_out: PyTree = None,
+  of: str = '',
 ) -> None:
   """Trains learners side by side on the same batches, in one program.
 
@@ -173,11 +196,12 @@ def train_group(
     frozen: constant argument of the losses.
     held_out: arrays like those of `source` of examples that are not trained on; None:
       no held-out loss is measured, and no training ends early.
+    of: says what is trained: checkpoints of anything else are not resumed from.
 
   Raises:
     UserError: a loss is not finite, or the batch does not fit the devices.
   """
-  group = [t for t in group if not finished(workdir, t)]
+  group = [t for t in group if not finished(workdir, t, of)]
   if not group:
     return
   (num_steps,) = {t.num_steps for t in group}
@@ -194,14 +218,9 @@ def train_group(
   def init(example):
     return {name: init_state(t, example) for name, t in trainings.items()}
 
-  first = _resume_step(workdir, group)
+  like = jax.eval_shape(init, example)
+  states, first = _resume(group, like, workdir, of, replicated)
   if first:
-    states = {}
-    for name, state in jax.eval_shape(init, example).items():
-      items = checkpoints.restore(
-        directory(workdir, name), to_items(state), sharding=replicated, step=first
-      )
-      states[name] = from_items(items)
     states = jax.device_put(states, replicated)
   else:
     # Compiled, or every network would be run once, operation by operation.
@@ -231,7 +250,7 @@ def train_group(
   if every:
     held_out = sharding.put_batch(_held_out_batches(held_out, batch_size), mesh, axis=1)
   label = ', '.join(trainings) if len(trainings) < 4 else f'{len(trainings)} learners'
-  writer = MetricWriter(workdir)
+  writer = MetricWriter(workdir, of)
   writer.truncate_after(dict.fromkeys(trainings, first))
   title = f'train {label}'
   with interrupts.deferred(), writer, Progress(title, num_steps, first) as progress:
@@ -273,6 +292,8 @@ def train_group(
             num_steps if ends else step,
             to_items(state),
             keep=options.keep_checkpoints,
+            of=f'{of} {name}',
+            updates=step,
           )
         saved = step
       progress.update(step, f'loss {losses}')
@@ -305,7 +326,8 @@ def _all_finite(tree: PyTree) -> jax.Array:
 def _check_finite(states: dict[str, TrainState], step: int, saved: int) -> None:
   """A last update may spoil parameters whose losses were all finite."""
   for name, state in states.items():
-    if not _all_finite((state.params, state.ema_params, state.mutables)):
+    trained = (state.params, state.ema_params, state.mutables, state.opt_state)
+    if not _all_finite(trained):
       raise _diverged(f'a parameter of {name}', saved, step, saved)
 
 
@@ -322,6 +344,7 @@ def load_variables(
   training: Training,
   batch: Any,
   mesh: jax.sharding.Mesh,
+  of: str = '',
 ) -> tuple[PyTree, int]:
   """EMA variables of a trained learner, and the step they are from.
 
@@ -330,14 +353,20 @@ def load_variables(
     training: the learner.
     batch: examples that give shapes only.
     mesh: devices to put them on.
+    of: what was trained, see `train_group`.
   """
   state = jax.eval_shape(lambda: init_state(training, batch))
   folder = directory(workdir, training.name)
-  step = checkpoints.latest_step(folder)
-  items = checkpoints.restore(
-    folder,
-    {'ema': to_items(state)['ema']},
-    sharding=sharding.replicated(mesh),
-    step=step,
-  )
-  return items['ema'], step
+
+  def restore(step):
+    return checkpoints.restore(
+      folder,
+      {'ema': to_items(state)['ema']},
+      sharding=sharding.replicated(mesh),
+      step=step,
+      of=f'{of} {training.name}',
+    )['ema']
+
+  # Without any, it says so.
+  steps = checkpoints.all_steps(folder) or (None,)
+  return checkpoints.newest(steps, restore, folder)

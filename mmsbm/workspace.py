@@ -2,7 +2,7 @@
 
 checkpoints/NAME/STEP/   checkpoints of every learner
 steps/NAME.json          what a step is, see `ledger`
-latents.npz, ...         arrays of derived steps, with their fingerprint in them
+latents.npz, ...         arrays of derived steps, with a digest, see `digests`
 """
 
 import contextlib
@@ -16,9 +16,9 @@ import jax
 import numpy as np
 
 from mmsbm import train
-from mmsbm.infra import checkpoints
+from mmsbm.infra import checkpoints, digests
+from mmsbm.infra.digests import Damaged
 from mmsbm.infra.errors import UserError
-from mmsbm.infra.files import UNREADABLE, atomic_path
 from mmsbm.learners.base import Training
 from mmsbm.ledger import Ledger
 from mmsbm.methods.base import Derived, Stage, Step
@@ -92,8 +92,8 @@ class Workspace:
 
   def _unfinished(self, step: Stage) -> list[Training]:
     """Returns the learners of a stage that are not fully trained."""
-    folder = self.ledger.folder(step.name)
-    return [t for t in step.trainings if not train.finished(folder, t)]
+    folder, of = self.ledger.folder(step.name), self.ledger.origin(step)
+    return [t for t in step.trainings if not train.finished(folder, t, of)]
 
   def _train(self, step: Stage, todo, inputs: Mapping[str, PyTree]) -> None:
     arrays = step.source(inputs)
@@ -122,15 +122,17 @@ class Workspace:
         mesh=self.mesh,
         frozen=step.frozen(inputs),
         held_out=step.held_out(inputs),
+        of=self.ledger.origin(step),
       )
 
   def _restore(self, step: Stage) -> tuple[PyTree, dict[str, int]]:
     """Returns the variables of a stage, and the checkpoint step of each learner."""
     variables, steps = {}, {}
+    folder, of = self.ledger.folder(step.name), self.ledger.origin(step)
     try:
       for training in step.trainings:
         variables[training.name], steps[training.name] = train.load_variables(
-          self.ledger.folder(step.name), training, step.example, self.mesh
+          folder, training, step.example, self.mesh, of
         )
     except UserError as e:
       if step.name in self.ledger.borrow:
@@ -155,29 +157,41 @@ class Workspace:
       '/'.join(k.key for k in keys): np.asarray(value)
       for keys, value in jax.tree.leaves_with_path(dict(arrays))
     }
+    flat['fingerprint'] = np.array(self.ledger.fingerprints[step.name])
     path = self.ledger.workdir / f'{step.name}.npz'
-    with atomic_path(path) as temporary, open(temporary, 'wb') as f:
-      np.savez(f, fingerprint=np.array(self.ledger.fingerprints[step.name]), **flat)
+    digests.write_npz(path, flat, self._made_from(step))
+
+  def _made_from(self, step: Derived) -> str:
+    """Says what arrays are and which checkpoints they were made from."""
+    steps, needs, stages = {s.name: s for s in self.steps}, list(step.needs), []
+    for name in needs:
+      needs += [n for n in steps[name].needs if n not in needs]
+      stages += [steps[name]] if isinstance(steps[name], Stage) else []
+    newest = {
+      t.name: train.newest_step(
+        self.ledger.folder(stage.name), t, self.ledger.origin(stage)
+      )
+      for stage in stages
+      for t in stage.trainings
+    }
+    return f'{step.name} {self.ledger.fingerprints[step.name]} {sorted(newest.items())}'
 
   def _stored_arrays(self, step: Derived) -> PyTree | None:
-    """Returns the arrays on disk; None if they are absent, torn or of another step."""
+    """Returns the arrays on disk; None if they are absent, damaged or of another step.
+
+    Raises:
+      UserError: they cannot be read, which says nothing of them.
+    """
     try:
-      # NumPy leaves a file open that turns out to be no archive.
-      with (
-        open(self.ledger.workdir / f'{step.name}.npz', 'rb') as f,
-        np.load(f) as stored,
-      ):
-        if str(stored['fingerprint']) != self.ledger.fingerprints[step.name]:
-          return None
-        out: dict[str, Any] = {}
-        for key in stored.files:
-          *folders, last = key.split('/')
-          functools.reduce(lambda d, k: d.setdefault(k, {}), folders, out)[last] = (
-            stored[key]
-          )
-    except UNREADABLE:
+      path = self.ledger.workdir / f'{step.name}.npz'
+      stored = digests.read_npz(path, self._made_from(step))
+    except (FileNotFoundError, Damaged):
       return None
-    del out['fingerprint']
+    del stored['fingerprint']
+    out: dict[str, Any] = {}
+    for key, array in stored.items():
+      *folders, last = key.split('/')
+      functools.reduce(lambda d, k: d.setdefault(k, {}), folders, out)[last] = array
     return out
 
   def load(self, without: Iterable[str] = ()) -> tuple[dict[str, PyTree], dict]:

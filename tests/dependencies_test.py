@@ -18,7 +18,8 @@ ROOT = PACKAGE.parent
 # From the bottom up. A part may import parts of lower layers, and itself.
 LAYERS = (
   ('infra',),
-  ('config', 'configs', 'distributions', 'latents', 'record', 'report'),
+  ('record',),
+  ('config', 'configs', 'distributions', 'latents', 'report'),
   ('diffusion', 'fusion', 'nn'),
   ('guidance', 'objectives', 'samplers'),
   ('modalities',),
@@ -42,7 +43,7 @@ ALLOWED = {
   'distributions': {'infra'},
   'latents': set(),
   'record': {'infra'},
-  'report': {'infra'},
+  'report': {'infra', 'record'},
   'diffusion': {'config', 'infra'},
   'fusion': {'distributions'},
   'nn': {'infra', 'latents'},

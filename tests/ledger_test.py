@@ -262,10 +262,10 @@ def test_refuse_others_leaves_borrowed_steps_to_their_lender(tmp_path):
   ('content', 'message'),
   [
     (None, "has checkpoints of 'top', but .*top.json is missing, which says what"),
-    (b'{"spec', 'top.json cannot be read'),
+    (b'{"spec', 'top.json is damaged'),
     (b'[]', 'top.json does not say what the step is'),
     (b'{"spec": {}}', 'top.json does not say what the step is'),
-    (b'\xff\xfe', 'top.json cannot be read'),
+    (b'\xff\xfe', 'top.json is damaged'),
   ],
 )
 def test_refuse_others_without_a_word_of_what_they_are(tmp_path, content, message):

@@ -1,5 +1,7 @@
 """run.json, and the lock on the folder of a run."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -21,14 +23,18 @@ ARGV = ['main.py', '--config=a b.py', '--workdir=w']
   ('content', 'message'),
   [
     (None, "run.json does not exist: .* is not a run"),
-    (b'', 'run.json cannot be read'),
-    (b'{"config": {"se', 'run.json cannot be read'),
-    (b'\xff\xfe', 'run.json cannot be read'),
+    (b'', 'run.json is damaged'),
+    (b'{"config": {"se', 'run.json is damaged'),
+    (b'\xff\xfe', 'run.json is damaged'),
     (b'{}', 'is not the record of a run: it has no config'),
-    (b'[]', 'is not the record of a run: it has no config'),
+    (b'[]', r'run.json is damaged .not an object.'),
     (b'{"config": 3}', 'is not the record of a run: it has no config'),
     (b'{"config": {"stages": ["score"]}}',
      'older version of this program: `python -m mmsbm.tools.convert_run '),
+    (b'{"config": {"samplings": {}}, "timings": [1]}', "'timings' is not an object"),
+    (b'{"config": {"samplings": {}}, "history": {}}', "'history' is not a list"),
+    (b'{"config": {"samplings": {}}, "parameters": {"a": "1"}}', 'what is no number'),
+    (b'{"config": {"samplings": {}}, "digest": "0"}', 'not as it was written'),
   ],
 )  # fmt: skip
 def test_read_record_refuses(tmp_path, content, message):
@@ -179,6 +185,19 @@ def test_lock_in_one_process(tmp_path):
   message = f'another process is working in {tmp_path}: wait for it or stop it.'
   with lock(tmp_path), pytest.raises(UserError, match=message), lock(tmp_path):
     pass
+
+
+@pytest.mark.parametrize('number', ['ENOLCK', 'ENOTSUP', 'ENOSYS', 'EINVAL'])
+def test_a_file_system_without_locks_is_a_warning(
+  tmp_path, monkeypatch, number, capsys
+):
+  def refuse(file, how):
+    raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)))
+
+  monkeypatch.setattr(fcntl, 'flock', refuse)
+  with lock(tmp_path, ('a', 'b')):
+    pass
+  assert capsys.readouterr().err.count(f'{tmp_path} gives no locks') == 1
 
 
 @pytest.mark.parametrize('inside', ['file', 'file/w'])

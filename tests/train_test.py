@@ -388,21 +388,61 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
   assert checkpoints.latest_step(train.directory(tmp_path, 'a')) is None
 
 
-# What orbax leaves running after a failure complains later, into the void.
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-def test_a_damaged_checkpoint_is_refused_with_advice(straight, tmp_path, settle):
+def spoil(folder):
+  """Changes one bit of the largest file."""
+  path = max(folder.rglob('ema/**/d/*'), key=lambda p: p.stat().st_size)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(straight, tmp_path, capsys):
   shutil.copytree(straight, tmp_path / 'w')
-  t = training('a')
-  folder = pathlib.Path(train.directory(tmp_path / 'w', 'a'), str(STEPS))
-  for path in folder.rglob('*'):
-    if path.is_file() and path.stat().st_size > 100 and '/d/' in str(path):
-      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-  with pytest.raises(UserError, match=f'checkpoint {STEPS} in .* delete .*/{STEPS} '):
-    train.load_variables(tmp_path / 'w', t, data(), sharding.make_mesh())
-  # As advised: the earlier checkpoint leads to the same end.
-  shutil.rmtree(folder)
+  t, mesh = training('a'), sharding.make_mesh()
+  folder = pathlib.Path(train.directory(tmp_path / 'w', 'a'))
+  spoil(folder / str(STEPS))
+  assert not train.finished(tmp_path / 'w', t)
+  _, step = train.load_variables(tmp_path / 'w', t, data(), mesh)
+  before = checkpoints.all_steps(folder)[0]
+  assert step == before < STEPS
+  assert f'{folder / str(STEPS)}/ema' in capsys.readouterr().err
+  # It leads to the same end.
   run(tmp_path / 'w', [t])
   assert_equal(saved(tmp_path / 'w', t), saved(straight, t))
+  for number in checkpoints.all_steps(folder):
+    spoil(folder / str(number))
+  for use in (
+    lambda: train.load_variables(tmp_path / 'w', t, data(), mesh),
+    lambda: run(tmp_path / 'w', [t]),
+  ):
+    with pytest.raises(
+      UserError, match='No other checkpoint is left: restore .* delete'
+    ):
+      use()
+
+
+def test_a_checkpoint_of_nan_is_not_used(straight, tmp_path, capsys):
+  shutil.copytree(straight, tmp_path / 'w')
+  t, folder = training('a'), train.directory(tmp_path / 'w', 'a')
+  items = jax.device_get(saved(straight, t))
+  items['ema'] = jax.tree.map(lambda x: x * np.nan, items['ema'])
+  checkpoints.save(folder, STEPS, items, of=' a')
+  _, step = train.load_variables(tmp_path / 'w', t, data(), sharding.make_mesh())
+  assert step < STEPS and 'holds NaN' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('other', ['b', 'another run'])
+def test_a_checkpoint_does_not_stand_in_for_another(straight, tmp_path, other, capsys):
+  t = training('a')
+  of = '' if other == 'b' else other
+  run(tmp_path, [t, training('b')], of=of)
+  assert train.finished(tmp_path, t, of)
+  place = pathlib.Path(train.directory(tmp_path, 'a'), str(STEPS))
+  shutil.rmtree(place)
+  source = (tmp_path, 'b') if other == 'b' else (straight, 'a')
+  shutil.copytree(pathlib.Path(train.directory(*source), str(STEPS)), place)
+  assert not train.finished(tmp_path, t, of)
+  assert 'is of another run, step or learner' in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_other_shapes_is_refused(straight):

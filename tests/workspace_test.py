@@ -285,7 +285,7 @@ def stored(folder):
 
 def test_derived_arrays_carry_their_fingerprint(finished):
   arrays = stored(finished)
-  assert set(arrays) == {'fingerprint', 'a', 'deep/b', 'deep/only_later'}
+  assert set(arrays) == {'fingerprint', 'digest', 'a', 'deep/b', 'deep/only_later'}
   expected = workspace(finished).ledger.fingerprints['middle']
   assert str(arrays['fingerprint']) == expected
   np.testing.assert_array_equal(arrays['a'], 2 * learned(workspace(finished))['a'])
@@ -306,6 +306,8 @@ def spoil(folder, how):
     np.savez(path, **stored(folder) | {'fingerprint': np.array('0123')})
   elif how == 'no fingerprint':
     np.savez(path, a=np.zeros(3))
+  elif how == 'rewritten':
+    np.savez(path, **stored(folder) | {'a': np.zeros(3, np.float32)})
   elif how == 'flipped':
     middle_of_file = len(content) // 3
     path.write_bytes(
@@ -313,7 +315,7 @@ def spoil(folder, how):
     )
 
 
-DAMAGE = ['missing', 'empty', 'torn', 'text', 'other', 'no fingerprint']
+DAMAGE = ['missing', 'empty', 'torn', 'text', 'other', 'no fingerprint', 'rewritten']
 
 
 @pytest.mark.parametrize('how', DAMAGE)
@@ -397,5 +399,7 @@ def test_borrowed_steps_are_loaded_from_their_lender(finished, tmp_path):
 def test_a_lender_that_is_not_there_any_more(finished, tmp_path):
   borrower = tmp_path / 'own'
   workspace(borrower, first=finished).make()
-  with pytest.raises(UserError, match='^config.borrow.first: no checkpoint in .*gone'):
+  with pytest.raises(
+    UserError, match='^config.borrow.first=.*gone/run.json does not exist'
+  ):
     workspace(borrower, first=tmp_path / 'gone').load()

@@ -205,12 +205,16 @@ class Evaluation:
     decoding = describe_decoding(self.model)
     return {'decoding': decoding, 'chunk_size': self.plan.chunk_size}
 
+  def identity_of(self, uses: frozenset[str]) -> dict[str, str]:
+    """What tells the results of some steps from all others."""
+    return {step: self._identity[step] for step in sorted(uses)}
+
   def fingerprint(self, uses: frozenset[str], options: Mapping[str, Any]) -> str:
     """A hexadecimal digest of all that a measurement depends on."""
     plan = self.plan
     parts = [
       VERSION,
-      {step: self._identity[step] for step in uses},
+      self.identity_of(uses),
       options,
       {'split': plan.split, 'num_examples': plan.num_examples, 'seed': plan.seed},
       self.problem.dataset.content_hash,

@@ -29,6 +29,7 @@ from mmsbm.evaluators.reader_accuracy import ReaderAccuracy
 from mmsbm.evaluators.readers import Reader
 from mmsbm.evaluators.real import RealData
 from mmsbm.evaluators.samples import Samples
+from mmsbm.infra import digests
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
 from mmsbm.infra.metric_writer import to_plain, write_results
@@ -137,9 +138,7 @@ def evaluate(
   by_example: dict[tuple, Any] = {}
 
   def write():
-    write_results(os.path.join(workdir, 'results.jsonl'), rows)
-    text = json.dumps(about, indent=1) + '\n'
-    write_atomic(os.path.join(workdir, 'evaluation', 'metrics.json'), text)
+    write_results(workdir, rows, about, json.dumps(dict(identity), sort_keys=True))
 
   has_measured = False
   for name, evaluator in plan.evaluators.items():
@@ -156,7 +155,7 @@ def evaluate(
         if not is_chosen:
           continue
         measured = [to_plain(row) for row in measurement.run()]
-        write_atomic(path, json.dumps(measured))
+        write_atomic(path, digests.to_json({'rows': measured}, path.stem))
       shown = compare_by_example(measured, by_example)
       rows += [row | dict(common) for row in shown]
       names = {row['metric'] for row in measured}
@@ -173,10 +172,9 @@ def evaluate(
 def _read_rows(path: pathlib.Path) -> list[Row] | None:
   """Rows of a measurement that is made already; None if they are absent or damaged."""
   try:
-    rows = json.loads(path.read_text())
-  except (OSError, ValueError):
+    return digests.read_json(path, path.stem)['rows']
+  except (FileNotFoundError, digests.Damaged):
     return None
-  return rows if isinstance(rows, list) else None
 
 
 def sampling_seconds(

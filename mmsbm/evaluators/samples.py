@@ -2,10 +2,7 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,8 +18,9 @@ from mmsbm.evaluators.base import (
 )
 from mmsbm.evaluators.evaluation import Evaluation
 from mmsbm.evaluators.tiles import lay_out
+from mmsbm.infra import digests
 from mmsbm.infra.errors import UserError
-from mmsbm.infra.files import atomic_path, write_atomic
+from mmsbm.infra.files import write_atomic
 from mmsbm.infra.rng import fold_in_name
 
 
@@ -129,8 +127,9 @@ class Samples(Evaluator):
       is_drawn = kind != 'reconstruction'
       if is_drawn or hasattr(model, 'reconstruct'):
         uses = model.uses(sampling if is_drawn else None)
-        stamp = evaluation.fingerprint(uses, options)
-        run = functools.partial(artist.draw, name, kind, title, observed, stamp)
+        stamp = f'{name} {evaluation.fingerprint(uses, options)}'
+        draw = functools.partial(artist.draw, name, kind, title, observed)
+        run = functools.partial(draw, uses, stamp)
         out.append(
           Measurement(name=name, uses=uses, options=options, run=run, is_kept=False)
         )
@@ -174,27 +173,30 @@ class _Artist:
   def _encoded(self) -> Any:
     return self._evaluation.inference.encode(self._x)
 
-  def draw(self, name: str, kind: str, title: str, observed, stamp: str) -> list:
+  def draw(
+    self, name: str, kind: str, title: str, observed, uses: frozenset, stamp: str
+  ) -> list:
     """Draws and writes the files `name`, unless they are there; has no rows."""
     path = pathlib.Path(self._evaluation.workdir, 'samples', f'{name}.npz')
     png, tiles = path.with_suffix('.png'), path.with_suffix('.json')
     pairs = zip(self._evaluation.problem.modalities, self._x, strict=True)
     has_pictures = all(m.kind.picture(x[0]) is not None for m, x in pairs)
-    if _stamp(path) == stamp and tiles.exists() and png.exists() >= has_pictures:
+    if _is_whole(path, stamp, has_pictures):
       return []
     # Or a kill between the files would leave old pictures of new samples.
     for old in (png, tiles):
       old.unlink(missing_ok=True)
     arrays = self._arrays(kind, title, observed)
-    with atomic_path(path) as temporary, open(temporary, 'wb') as f:
-      np.savez_compressed(f, stamp=np.array(stamp), **arrays)
+    digests.write_npz(path, {'stamp': np.array(stamp), **arrays}, stamp, compress=True)
     sheet = lay_out(arrays, self._evaluation.problem.modalities)
-    write_atomic(tiles, json.dumps(sheet.to_json()) + '\n')
     if has_pictures:
       # Matplotlib is slow to import, and most uses of the program do without.
       from mmsbm.report.grid import save_grid
 
       save_grid(png, **sheet.grid())
+    picture = digests.sha256(png) if has_pictures else None
+    of = {'stamp': stamp, 'steps': self._evaluation.identity_of(uses), 'png': picture}
+    write_atomic(tiles, digests.to_json(sheet.to_json() | of, name))
     return []
 
   def _arrays(self, kind: str, title: str, observed: np.ndarray) -> dict[str, Any]:
@@ -237,11 +239,13 @@ class _Artist:
     return out
 
 
-def _stamp(path: pathlib.Path) -> str | None:
-  """The stamp of a file of samples; None if it is absent or damaged."""
+def _is_whole(path: pathlib.Path, stamp: str, has_pictures: bool) -> bool:
+  """Whether a file of samples and those beside it are as they were written."""
+  png = path.with_suffix('.png')
   try:
-    # NumPy leaves a file open that turns out to be no archive.
-    with open(path, 'rb') as f, np.load(f) as stored:
-      return str(stored['stamp'])
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-    return None
+    digests.read_npz(path, stamp)
+    sheet = digests.read_json(path.with_suffix('.json'), path.stem)
+    picture = digests.sha256(png) if has_pictures else None
+  except (FileNotFoundError, digests.Damaged):
+    return False
+  return (sheet['stamp'], sheet['png']) == (stamp, picture)

@@ -7,6 +7,9 @@ UNWRITABLE = (
   errno.EACCES,
   errno.EDQUOT,
   errno.EEXIST,
+  errno.EFBIG,
+  errno.EMFILE,
+  errno.ENFILE,
   errno.ENOSPC,
   errno.ENOTDIR,
   errno.EPERM,
@@ -29,3 +32,22 @@ def one_line(error: BaseException) -> str:
     # ml_collections puts the trace of an error in a config into its message.
     text = text.strip().splitlines()[-1].partition('Error: ')[2] or text
   return ' '.join(text.split())
+
+
+# What a limit of the machine is called, by the system and by libraries without error
+# numbers, and what helps.
+_LIMITS = (
+  (('RESOURCE_EXHAUSTED', 'No space left'), 'the disk is full: free some space'),
+  (('Disk quota exceeded',), 'the disk quota is used up: free some space'),
+  (('Too many open files',), 'too many files are open: raise the limit (`ulimit -n`)'),
+  (
+    ('File too large',),
+    'the file is larger than allowed: raise the limit (`ulimit -f`)',
+  ),
+)
+
+
+def machine_limit(error: BaseException) -> str | None:
+  """Says which limit of the machine an error means, and what to do; or None."""
+  text = str(error)
+  return next((s for words, s in _LIMITS if any(w in text for w in words)), None)

@@ -9,13 +9,26 @@ import contextlib
 import os
 import pathlib
 import shutil
+import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 
-# What NumPy raises for an .npz that is absent, torn or something else.
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# What NumPy, zipfile and json raise for a file that is absent, torn or something else.
+UNREADABLE = (
+  OSError,
+  ValueError,
+  LookupError,
+  EOFError,
+  # Encrypted, of unknown compression, or nested too deeply.
+  RuntimeError,
+  MemoryError,
+  OverflowError,
+  struct.error,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
 
 @contextlib.contextmanager

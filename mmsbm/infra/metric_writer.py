@@ -6,6 +6,7 @@ infinity, for which JSON has no word, is written as null.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -16,7 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from mmsbm.infra import errors, files
+from mmsbm.infra import digests, errors, files
+
+# What a line of metrics.jsonl says of the rest of it.
+CHECK = 'check'
+RESULTS, ABOUT = 'results.jsonl', 'evaluation/metrics.json'
 
 
 class MetricWriter:
@@ -27,9 +32,11 @@ class MetricWriter:
 
   Args:
     workdir: the run's folder; `metrics.jsonl` and `tensorboard/` lie in it.
+    of: says what is trained, and stands in every line if it is not empty.
   """
 
-  def __init__(self, workdir: str | os.PathLike):
+  def __init__(self, workdir: str | os.PathLike, of: str = ''):
+    self._of = {'of': of} if of else {}
     self.path = pathlib.Path(workdir) / 'metrics.jsonl'
     self.path.parent.mkdir(parents=True, exist_ok=True)
     self._events = {}
@@ -59,9 +66,10 @@ class MetricWriter:
     values = {name: to_plain(value) for name, value in values.items()}
     time = time_lib.time() if time is None else time
     row = {'step': int(step), 'learner': learner, **values, 'time': round(time, 3)}
+    row |= self._of
     try:
       # One unbuffered write per line: a killed process tears the last line at most.
-      self._file.write(to_line(row))
+      self._file.write(to_line(row | {CHECK: _check_of(row)}))
       if learner not in self._events:
         folder = self.path.parent / 'tensorboard' / learner
         self._events[learner] = _open_events(folder, self._purge_steps.get(learner))
@@ -90,7 +98,8 @@ class MetricWriter:
     kept = [row for row in rows if is_kept(row)]
     if len(kept) < len(rows):
       self._file.close()
-      files.write_atomic(self.path, b''.join(to_line(row) for row in kept))
+      lines = (to_line(row | {CHECK: _check_of(row)}) for row in kept)
+      files.write_atomic(self.path, b''.join(lines))
       self._open()
     for learner, step in step_by_learner.items():
       # TensorBoard hides older events from this step on.
@@ -183,6 +192,10 @@ def to_line(row: Mapping[str, Any]) -> bytes:
   return (json.dumps(to_plain(row), allow_nan=False) + '\n').encode()
 
 
+def _check_of(row: Mapping[str, Any]) -> str:
+  return hashlib.sha256(to_line(row)).hexdigest()[:8]
+
+
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Reads all whole lines; none if there is no file.
 
@@ -201,12 +214,16 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
       row = json.loads(line, parse_constant=lambda _: None)
       if not isinstance(row, dict):
         raise ValueError('not an object')
+      check = row.pop(CHECK, None)
+      if check is not None and check != _check_of(row):
+        raise ValueError('changed')
       rows.append(row)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       if number == len(lines):
         break
       raise errors.UserError(
-        f'{path}, line {number} is not a JSON object; delete that line.'
+        f'{path}, line {number} is not a JSON object, or not as it was written; delete '
+        'that line.'
       ) from error
   return rows
 
@@ -218,14 +235,55 @@ def _mend_torn_end(path: pathlib.Path) -> None:
   data = path.read_bytes()
   if not data or data.endswith(b'\n'):
     return
-  files.write_atomic(path, b''.join(to_line(row) for row in read_jsonl(path)))
+  whole, _, last = data.rpartition(b'\n')
+  try:
+    json.loads(last)
+    whole = data
+  except (ValueError, RecursionError):
+    pass
+  files.write_atomic(path, whole + b'\n' * bool(whole))
 
 
-def write_results(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
-  """Replaces a results file by `rows`, one JSON object per line."""
-  files.write_atomic(path, b''.join(to_line(row) for row in rows))
+def write_results(
+  workdir: str | os.PathLike,
+  rows: Iterable[Mapping[str, Any]],
+  about: Mapping[str, Any],
+  of: str,
+) -> None:
+  """Replaces results.jsonl, one JSON object per line, and evaluation/metrics.json.
+
+  Args:
+    workdir: the run's folder.
+    rows: what was measured.
+    about: what the report prints of the metrics.
+    of: says what the rows are of.
+  """
+  workdir = pathlib.Path(workdir)
+  files.write_atomic(workdir / RESULTS, b''.join(to_line(row) for row in rows))
+  files.write_atomic(workdir / ABOUT, json.dumps(about, indent=1) + '\n')
+  digests.write_folder(workdir, (RESULTS, ABOUT), of)
+
+
+def check_results(workdir: str | os.PathLike, name: str) -> str | None:
+  """Compares a file that `write_results` wrote with its digest.
+
+  Returns:
+    What the results are of, if they have digests.
+
+  Raises:
+    UserError: it is not what was written.
+  """
+  remedy = '--mode=evaluate writes it anew.'
+  return digests.check_folder(workdir, under=(name,), remedy=remedy)
 
 
 def read_results(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Reads the rows of a results file; none if there is no file."""
+  """Reads the rows of a file results.jsonl; none if there is no file.
+
+  Raises:
+    UserError: it is not what was written.
+  """
+  path = pathlib.Path(path)
+  if path.exists():
+    check_results(path.parent, path.name)
   return read_jsonl(path)

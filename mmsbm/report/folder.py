@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -12,7 +13,10 @@ from typing import Any
 import markupsafe
 import pandas as pd
 
-from mmsbm.infra import errors, metric_writer
+from mmsbm.infra import digests, errors, metric_writer
+from mmsbm.infra.files import UNREADABLE
+from mmsbm.infra.metric_writer import ABOUT, RESULTS
+from mmsbm.record import parse_record
 from mmsbm.report import results
 
 KINDS_OF_SAMPLES = ('conditional', 'unconditional', 'reconstruction')
@@ -60,38 +64,88 @@ def read_run(workdir: str | os.PathLike) -> RunFolder:
     except FileNotFoundError:
       pass
     except errors.UserError as error:
-      problems.append(str(error))
-    except (ValueError, OSError) as error:
+      problems.append(str(error).replace(f'{path}{os.sep}', ''))
+    # Of a version that wrote no digests, they may have any form.
+    except (*UNREADABLE, TypeError, AttributeError) as error:
       why = f'is not readable ({error}); repeat the run to rewrite it.'
       problems.append(f'{name} {why}')
     return None
 
+  record = read('run.json', parse_record) or {}
+  steps = record.get('steps') or {}
   files = [f'samples/{file.name}' for file in (path / 'samples').glob('*.json')]
-  samples = filter(None, (read(name, _read_samples) for name in files))
+  read_samples = functools.partial(_read_samples, steps=steps)
+  samples = filter(None, (read(name, read_samples) for name in files))
   rows, curves = (
-    read('results.jsonl', results.read_rows),
+    read(RESULTS, functools.partial(_read_rows, steps=steps)),
     read('metrics.jsonl', _curves),
   )
+  curves = _curves(os.devnull) if curves is None else curves
+  problems += _check_curves(path, curves)
   return RunFolder(
     path=path,
-    record=read('run.json', _read_mapping) or {},
+    record=record,
     rows=results.read_rows(os.devnull) if rows is None else rows,
-    curves=_curves(os.devnull) if curves is None else curves,
-    about=read('evaluation/metrics.json', _read_mapping) or {},
+    curves=curves.drop(columns='of', errors='ignore'),
+    about=read(ABOUT, _read_about) or {},
     samples=sorted(samples, key=lambda content: content['rank']),
     problems=problems,
   )
 
 
-def _read_mapping(path: pathlib.Path) -> dict[str, Any]:
+def _check_steps(path: pathlib.Path, of: Mapping[str, str], steps: Mapping) -> None:
+  """Refuses what was made from other steps than those of the run."""
+  for name, text in of.items():
+    if steps.get(name, text.split('@')[0]) != text.split('@')[0]:
+      raise errors.UserError(
+        f'{path} is of another run, or of an earlier {name!r}: the command of the run '
+        'writes it anew.'
+      )
+
+
+def _read_rows(path: pathlib.Path, steps: Mapping[str, str]) -> pd.DataFrame:
+  rows = results.read_rows(path)
+  of = path.exists() and metric_writer.check_results(path.parent, RESULTS)
+  _check_steps(path, json.loads(of) if of else {}, steps)
+  return rows
+
+
+def _read_about(path: pathlib.Path) -> dict[str, Mapping[str, str]]:
+  metric_writer.check_results(path.parent.parent, ABOUT)
   content = json.loads(path.read_bytes())
-  if not isinstance(content, dict):
-    raise ValueError('not an object')
+  if not all(isinstance(about, Mapping) for about in content.values()):
+    raise ValueError('not an object of objects')
   return content
 
 
-def _read_samples(path: pathlib.Path) -> dict[str, Any]:
-  content = _read_mapping(path)
+def _check_curves(path: pathlib.Path, curves: pd.DataFrame) -> list[str]:
+  """Compares metrics.jsonl with the checkpoints, which say what they are of."""
+  problems, seen = [], dict(iter(curves.groupby('learner')))
+  newest: dict[str, tuple[int, str]] = {}
+  for file in (path / 'checkpoints').glob(f'**/{digests.NAME}'):
+    try:
+      content = digests.read_json(file)
+      of, learner, _ = content['of'].split(' ')
+    except (errors.UserError, ValueError):
+      continue  # Training and evaluation say so.
+    found = content['updates'], of
+    newest[learner] = max(newest.get(learner, found), found)
+  for learner, (step, of) in sorted(newest.items()):
+    rows = seen.get(learner, curves[:0])
+    if rows.empty or rows.step.max() < step:
+      problems.append(
+        f'metrics.jsonl lacks the last lines of {learner}, which has a checkpoint of '
+        f'step {step:,}: its curve is cut.'
+      )
+    elif 'of' in rows and not rows.of.dropna().eq(of).all():
+      problems.append(f'metrics.jsonl has lines of {learner} from another run.')
+  return problems
+
+
+def _read_samples(path: pathlib.Path, steps: Mapping[str, str]) -> dict[str, Any]:
+  remedy = '--mode=sample writes it anew.'
+  content = digests.read_json(path, path.stem, remedy=remedy, required=False)
+  _check_steps(path, content.get('steps', {}), steps)
   if content.get('kind') not in KINDS_OF_SAMPLES:
     raise ValueError(f'kind {content.get("kind")!r} is none of {KINDS_OF_SAMPLES}')
   try:
@@ -132,10 +186,12 @@ def _look(tile: str) -> str:
 
 
 def _curves(path: str | os.PathLike) -> pd.DataFrame:
-  rows = pd.DataFrame(metric_writer.read_jsonl(path))
+  rows = metric_writer.read_jsonl(path)
+  rows = pd.DataFrame([row for row in rows if isinstance(row.get('learner'), str)])
   rows = rows.reindex(columns=list(dict.fromkeys(['step', 'learner', *rows])))
   # A value that is not finite is null, or a word.
-  values = rows.drop(columns='learner').apply(pd.to_numeric, errors='coerce')
+  words = rows.columns.intersection(['learner', 'of'])
+  values = rows.drop(columns=words).apply(pd.to_numeric, errors='coerce')
   rows = rows.assign(**values).dropna(subset=['step', 'learner'])
   # A repeated step of a resumed run counts once.
   return rows.drop_duplicates(['learner', 'step'], keep='last')

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mmsbm.infra import metric_writer
+from mmsbm.infra.errors import UserError
 from mmsbm.report import formats
 
 # Fields that every table has; a file may have more.
@@ -20,6 +21,7 @@ FIELDS = (
   'sampler', 'conditioning', 'guidance', 'nfe', 'features', 'at_least', 'note', 'unit',
   'split', 'step',
 )  # fmt: skip
+NUMBERS = ('value', 'stderr', 'n', 'num_given', 'nfe', 'at_least', 'step')
 # Fields that tell the samplings of a run apart.
 SETTINGS = ('sampler', 'conditioning', 'guidance', 'nfe')
 # Fields that say a value once more, for each dimension.
@@ -78,9 +80,12 @@ def read_rows(path: str | os.PathLike) -> pd.DataFrame:
   were given. Of splits, test wins; of rows that repeat a measurement the last one.
 
   Raises:
-    UserError: a line of the file is damaged.
+    UserError: the file is not what was written.
   """
-  rows = to_frame(metric_writer.read_jsonl(path)).dropna(subset='metric')
+  measured = metric_writer.read_results(path)
+  for row in measured:
+    _check_row(row, path)
+  rows = to_frame(measured).dropna(subset='metric')
   if 'test' in set(rows.split):
     rows = rows[rows.split == 'test']
   rows['given'] = [tuple(g) if isinstance(g, list) else g for g in rows.given]
@@ -88,6 +93,22 @@ def read_rows(path: str | os.PathLike) -> pd.DataFrame:
   rows['count'] = rows.num_given.where(~np.array(own, bool), None)
   same = ['metric', 'target', 'given', 'num_given', 'sampling', 'features', 'at_least']
   return rows.drop_duplicates(same, keep='last')
+
+
+def _check_row(row: Mapping[str, Any], path: str | os.PathLike) -> None:
+  """Refuses values of another kind, in files that nothing says the digest of."""
+  for name in FIELDS:
+    value = row.get(name)
+    if name in NUMBERS:
+      is_right = isinstance(value, int | float)
+    elif name == 'given' and isinstance(value, list):
+      is_right = all(isinstance(v, str) for v in value)
+    else:
+      is_right = isinstance(value, str)
+    if value is not None and not is_right:
+      raise UserError(
+        f'{path}: a row has {name}={value!r:.40}: --mode=evaluate writes it anew.'
+      )
 
 
 def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -20,6 +20,7 @@ import pandas as pd
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
 from mmsbm.infra.metric_writer import read_results
+from mmsbm.record import parse_record
 from mmsbm.report.results import is_average
 from mmsbm.studies.definition import Row, Study, digest
 from mmsbm.studies.runner import locked, read_costs, run_costs, timed_costs
@@ -108,7 +109,7 @@ def _lines_of_run(study: Study, row: Row) -> list[Line]:
   measured = read_results(folder / 'results.jsonl')
   if not measured:
     return []
-  record = json.loads((folder / 'run.json').read_text())
+  record = parse_record(folder / 'run.json')
   config = record['config']
   common = {
     'row': row.name,

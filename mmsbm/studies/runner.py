@@ -18,6 +18,7 @@ from typing import Any
 
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
+from mmsbm.record import parse_record, take_lock
 from mmsbm.studies.definition import FINISHED, Row, Study
 
 COSTS = 'costs.json'
@@ -37,12 +38,7 @@ _PARTS = {
 def locked(path: pathlib.Path, wait: bool) -> Iterator[bool]:
   """Holds a lock that goes with the process; yields whether it was free."""
   with open(path, 'w') as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-      yield False
-      return
-    yield True
+    yield take_lock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def log(text: str) -> None:
@@ -209,6 +205,6 @@ def _lender(folder: pathlib.Path, borrowed: str) -> Mapping[str, Any]:
   path = pathlib.Path(os.path.expanduser(borrowed))
   path = path if path.exists() else folder / path
   try:
-    return json.loads((path / 'run.json').read_text())
-  except (OSError, ValueError):
+    return parse_record(path / 'run.json')
+  except (OSError, UserError):
     return {'config': {'modalities': {}}, 'timings': {}, 'parameters': {}}

@@ -70,6 +70,10 @@ class _Tensor:
     ):
       raise _Rejected('a tensor has an impossible shape')
 
+  def __setstate__(self, state):
+    # Pickle would set fields after they were checked.
+    raise _Rejected('it sets the state of a tensor')
+
   def read(self, storages: dict[str, np.ndarray]) -> np.ndarray:
     data = storages[self.key]
     last = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
@@ -98,7 +102,7 @@ class _Unpickler(pickle.Unpickler):
     if (module, name) == ('collections', 'OrderedDict'):
       return collections.OrderedDict
     if module == 'torch' and name in _STORAGES:
-      return np.dtype(_STORAGES[name])
+      return _STORAGES[name]  # A text: pickle can set the state of a dtype.
     if module == 'torch._utils':
       if name in ('_rebuild_tensor', '_rebuild_tensor_v2'):
         # Later arguments: requires_grad, hooks, metadata.
@@ -111,11 +115,12 @@ class _Unpickler(pickle.Unpickler):
 
   def persistent_load(self, pid):
     kind, dtype, key, _, size, *view = pid
-    if kind != 'storage' or not isinstance(dtype, np.dtype) or any(view):
+    if kind != 'storage' or dtype not in _STORAGES.values() or any(view):
       raise _Rejected('it refers to something that is not a storage')
     if type(key) is not str or type(size) is not int or size < 0:
       raise _Rejected('a storage has an impossible size')
-    if self.storages.setdefault(key, (dtype, size)) != (dtype, size):
+    storage = (np.dtype(dtype), size)
+    if self.storages.setdefault(key, storage) != storage:
       raise _Rejected('two storages share a name')
     return key
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from mmsbm.configs import base
+from mmsbm.infra import digests
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import UNREADABLE, write_atomic
 
@@ -188,7 +189,7 @@ def convert(run: str | os.PathLike) -> str:
   _convert_steps(path.parent, record, new)
   write_atomic(path.with_name(OLD_NAME), text)
   # Last: a run is converted once this says so.
-  write_atomic(path, json.dumps(new, indent=1) + '\n')
+  write_atomic(path, digests.to_json(new))
   return f'{path} is in the new form; the old one is kept as {OLD_NAME}.'
 
 

@@ -40,6 +40,7 @@ def test_numbers_that_json_cannot_hold_become_null(tmp_path):
   with metric_writer.MetricWriter(tmp_path) as writer:
     writer.write(jnp.int32(1), 'a', values, time=0.0)
   (row,) = _strict(tmp_path / 'metrics.jsonl')
+  assert len(row.pop('check')) == 8
   assert row == {
     'step': 1, 'learner': 'a', 'nan': None, 'inf': None, 'jax': 1.5,
     'bfloat16': 0.5, 'count': 3, 'flag': True, 'vector': [1.0, None], 'time': 0.0,
@@ -128,7 +129,8 @@ def test_results_round_trip(tmp_path):
   path = tmp_path / 'results.jsonl'
   assert metric_writer.read_results(path) == []
   row = {'metric': 'coherence', 'value': 0.951, 'given': ('m0', 'm1'), 'n': np.int64(9)}
-  metric_writer.write_results(path, [row, {'metric': 'frechet', 'value': np.inf}])
+  rows = [row, {'metric': 'frechet', 'value': np.inf}]
+  metric_writer.write_results(tmp_path, rows, {}, 'a run')
   assert (
     _strict(path)
     == metric_writer.read_results(path)
@@ -137,8 +139,32 @@ def test_results_round_trip(tmp_path):
       {'metric': 'frechet', 'value': None},
     ]
   )
-  metric_writer.write_results(path, [])
+  assert metric_writer.check_results(tmp_path, 'results.jsonl') == 'a run'
+  metric_writer.write_results(tmp_path, [], {}, 'a run')
   assert metric_writer.read_results(path) == []
+
+
+def test_results_that_were_edited_are_refused(tmp_path):
+  metric_writer.write_results(tmp_path, [{'metric': 'r2', 'value': 0.5}], {}, 'a run')
+  path = tmp_path / 'results.jsonl'
+  path.write_bytes(path.read_bytes().replace(b'0.5', b'0.9'))
+  with pytest.raises(
+    errors.UserError, match='results.jsonl is not as it .* --mode=evaluate'
+  ):
+    metric_writer.read_results(path)
+
+
+def test_a_line_that_was_edited_is_refused(tmp_path):
+  with metric_writer.MetricWriter(tmp_path) as writer:
+    for step in (1, 2):
+      writer.write(step, 'a', {'loss': 0.5})
+  path = tmp_path / 'metrics.jsonl'
+  assert [row['loss'] for row in metric_writer.read_jsonl(path)] == [0.5, 0.5]
+  path.write_bytes(path.read_bytes().replace(b'0.5', b'0.4', 1))
+  with pytest.raises(
+    errors.UserError, match='line 1 is .* not as it was written; delete'
+  ):
+    metric_writer.read_jsonl(path)
 
 
 @pytest.fixture

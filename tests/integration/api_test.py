@@ -1,6 +1,5 @@
 """mmsbm.load: what a reader of the README calls."""
 
-import json
 import shutil
 
 import jax
@@ -8,7 +7,9 @@ import numpy as np
 import pytest
 
 import mmsbm
+from mmsbm.infra import digests
 from mmsbm.infra.errors import UserError
+from mmsbm.record import read_record
 
 SHAPE = (16, 16, 3)
 NAMES = ('m0', 'm1', 'm2')
@@ -19,10 +20,10 @@ def run(smoke_run, tmp_path_factory):
   """Loaded where neither the data set nor the place of the run is as it was."""
   workdir = tmp_path_factory.mktemp('moved') / 'run'
   shutil.copytree(smoke_run, workdir)
-  record = json.loads((workdir / 'run.json').read_text())
+  record = read_record(workdir)
   record['config']['data']['cache_dir'] = '/proc/nothing'
   record['config']['data']['name'] = 'gone'
-  (workdir / 'run.json').write_text(json.dumps(record))
+  (workdir / 'run.json').write_text(digests.to_json(record))
   return mmsbm.load(workdir)
 
 
@@ -161,13 +162,13 @@ def test_a_folder_that_is_no_run(tmp_path):
 def test_a_run_of_another_version(smoke_run, tmp_path):
   workdir = tmp_path / 'w'
   shutil.copytree(smoke_run, workdir)
-  record = json.loads((workdir / 'run.json').read_text())
+  record = read_record(workdir)
   del record['config']['score']['drop_probability']
-  (workdir / 'run.json').write_text(json.dumps(record))
+  (workdir / 'run.json').write_text(digests.to_json(record))
   with pytest.raises(UserError, match='config.score.drop_probability is missing'):
     mmsbm.load(workdir)
   del record['config']['samplings']
-  (workdir / 'run.json').write_text(json.dumps(record))
+  (workdir / 'run.json').write_text(digests.to_json(record))
   with pytest.raises(UserError, match=f'mmsbm.tools.convert_run {workdir}'):
     mmsbm.load(workdir)
 

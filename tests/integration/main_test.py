@@ -100,7 +100,8 @@ def test_the_same_command_again_repeats_nothing(program, smoke_run, tmp_path, ca
     str(p.relative_to(workdir)) for p, t in times.items() if p.stat().st_mtime_ns != t
   }
   assert changed <= {
-    'run.json', 'results.jsonl', 'evaluation/metrics.json', 'report/index.html', '.lock'
+    'run.json', 'results.jsonl', 'evaluation/metrics.json', 'digests.json',
+    'report/index.html', '.lock',
   }  # fmt: skip
   assert (workdir / 'results.jsonl').read_bytes() == results
 

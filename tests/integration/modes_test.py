@@ -83,7 +83,7 @@ def test_evaluate_measures_what_is_missing_as_it_was(program, workdir):
   changed = changes(before, workdir)
   assert str(lost.relative_to(workdir)) in changed
   assert changed <= {
-    'run.json', 'results.jsonl', 'evaluation/metrics.json',
+    'run.json', 'results.jsonl', 'evaluation/metrics.json', 'digests.json',
     str(lost.relative_to(workdir)),
   }  # fmt: skip
   assert (workdir / 'results.jsonl').read_bytes() == rows

@@ -150,8 +150,8 @@ def test_any_file_may_be_missing(labelled_run, tmp_path, read_page, name):
 @pytest.mark.parametrize(
   ('name', 'content', 'says'),
   [
-    ('run.json', '{"seed"', 'run.json is not readable'),
-    ('run.json', '[]', 'run.json is not readable (not an object)'),
+    ('run.json', '{"seed"', 'run.json is damaged'),
+    ('run.json', '[]', 'run.json is damaged (not an object)'),
     ('results.jsonl', 'torn\n{"metric": "f1"}\n', 'line 1 is not a JSON object'),
     ('metrics.jsonl', '{"a"\n{"step": 1, "learner": "score"}\n', 'metrics.jsonl, line'),
     ('evaluation/metrics.json', '', 'evaluation/metrics.json is not readable'),

@@ -146,6 +146,21 @@ def test_a_tensor_cannot_leave_its_storage(dump, legacy, shape, strides, offset)
     convert_inception.read_state_dict(write(dump, state, [storage], legacy), 'x')
 
 
+@both_formats
+@pytest.mark.parametrize(
+  'state', [{'offset': 10**9}, (None, {'shape': (10**9,)}), {'strides': (-1,)}]
+)
+def test_a_tensor_does_not_change_after_its_check(dump, legacy, state):
+  class Changed(Tensor):
+    def __reduce__(self):
+      return (*super().__reduce__(), state)
+
+  storage = Storage('s', np.zeros(4, np.float32))
+  data = write(dump, {'t': Changed(storage, (4,), (1,))}, [storage], legacy)
+  with pytest.raises(UserError, match='it sets the state of a tensor'):
+    convert_inception.read_state_dict(data, 'x')
+
+
 class Evil:
   def __init__(self, function, *args):
     self.function, self.args = function, args

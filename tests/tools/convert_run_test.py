@@ -187,7 +187,9 @@ def _old_run(smoke_run, folder, **changes):
   record['config'] |= changes
   (folder / 'run.json').write_text(json.dumps(record))
   with np.load(folder / 'latents.npz') as stored:
-    arrays = {key: stored[key] for key in stored.files if key != 'fingerprint'}
+    arrays = {
+      key: stored[key] for key in stored.files if key not in ('fingerprint', 'digest')
+    }
   _save_stamped(folder / 'latents.npz', record, dict(m0=20, m1=20, m2=20), **arrays)
   return folder
 
@@ -251,7 +253,9 @@ def test_converted_run_is_used_as_it_is(smoke_run, tmp_path, program, capfd):
     for p, time in before.items()
     if p.stat().st_mtime_ns != time
   }
-  assert changed <= {'run.json', 'results.jsonl', 'evaluation/metrics.json', '.lock'}
+  assert changed <= {
+    'run.json', 'results.jsonl', 'evaluation/metrics.json', 'digests.json', '.lock'
+  }  # fmt: skip
   results = [(r / 'results.jsonl').read_bytes() for r in (run, smoke_run)]
   assert results[0] == results[1]
 
@@ -283,7 +287,7 @@ def test_convert_keeps_latents_and_mixtures(tmp_path, changes):
   ):
     with np.load(run / f'{name}.npz') as stored:
       assert str(stored['fingerprint']) == steps[name]
-      assert set(stored.files) == {'fingerprint', *arrays}
+      assert set(stored.files) == {'fingerprint', 'digest', *arrays}
       for key, value in arrays.items():
         np.testing.assert_array_equal(stored[key], value)
 
