@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from mmsbm.config import nearest
+from mmsbm.evaluators import READERS_STEP
 from mmsbm.experiment import make_experiment
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.rng import fold_in_name
@@ -200,8 +201,12 @@ class Run:
     return {n: v for n, v in zip(self.modalities, x, strict=True) if shared or n in z}
 
 
-def load(workdir: str | os.PathLike) -> Run:
+def load(workdir: str | os.PathLike, *, allow_partial: bool = False) -> Run:
   """Loads a run that `python -m mmsbm.main` has trained.
+
+  Args:
+    workdir: of the run.
+    allow_partial: take networks at the steps that they have reached.
 
   Raises:
     UserError: the folder holds no run, an unfinished one, or one of another version.
@@ -209,4 +214,5 @@ def load(workdir: str | os.PathLike) -> Run:
   needs = ('data_hash', 'data_samples', 'num_classes')
   record = read_record(workdir, needs)
   experiment = make_experiment(record['config'], workdir, record)
+  experiment.workspace.check_trained(allow_partial, without=(READERS_STEP,))
   return Run(load_trained(experiment, with_readers=False))

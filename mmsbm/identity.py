@@ -132,6 +132,16 @@ def spec_of(step: Step) -> dict[str, Any]:
   }
 
 
+def grown(old: Mapping[str, Any], new: Mapping[str, Any]) -> Any:
+  """Returns `new` with the `num_steps` of `old` where `new` only trains longer."""
+  out = {}
+  for name, spec in new.items():
+    num_steps = old.get(name, {}).get('num_steps', spec.get('num_steps'))
+    longer = num_steps is not None and spec['num_steps'] > num_steps
+    out[name] = {**spec, 'num_steps': num_steps} if longer else spec
+  return out
+
+
 def plain_json(value: Any) -> Any:
   """Returns values as JSON would give them back."""
   return json.loads(json.dumps(value))

@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -90,7 +91,50 @@ class Ledger:
       'spec': identity.spec_of(step),
       'needs': {name: known[name] for name in step.needs},
     }
-    return identity.plain_json(card)
+    card = identity.plain_json(card)
+    return card | self._continued(step, card)
+
+  def _continued(self, step: Step, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a stage was before `num_steps` was raised, if it ever was.
+
+    It is a part of what the stage is: one that is trained further differs from one that
+    was trained for as long from the start.
+    """
+    old = self._trained_card(step)
+    if not old or any(old[key] != card[key] for key in ('seed', 'data', 'needs')):
+      return {}
+    before = old.get('continued', [])
+    if old['spec'] != card['spec']:
+      if old['spec'] != identity.grown(old['spec'], card['spec']):
+        return {}
+      at = {t.name: max(self._steps_of(t.name), default=0) for t in step.trainings}
+      before = [*before, {'from': old['fingerprint'], 'at': at}]
+    return {'continued': before} if before else {}
+
+  def _trained_card(self, step: Step) -> dict[str, Any] | None:
+    """Returns what stands on disk of a stage of this run; None without checkpoints."""
+    if not isinstance(step, Stage) or step.name in self.borrow:
+      return None
+    trained = any(self._steps_of(training.name) for training in step.trainings)
+    return self._stored_card(step.name) if trained else None
+
+  @functools.cached_property
+  def replaced(self) -> tuple[str, ...]:
+    """Names of trained stages that are made again, as one before them is continued."""
+    changed, out = set(), []
+    for step in self.steps:
+      old = self._trained_card(step)
+      if changed & set(step.needs):
+        changed.add(step.name)
+        out += [step.name] if old else []
+      elif old and self._is_longer(old, step):
+        changed.add(step.name)
+    return tuple(out)
+
+  def _is_longer(self, old: Mapping[str, Any] | None, step: Step) -> bool:
+    """Returns whether a trained stage is about to be trained for more steps."""
+    new = self._card(step, self.fingerprints)
+    return bool(old) and old.get('continued', []) != new.get('continued', [])
 
   def origin(self, step: Step) -> str:
     """Returns what the checkpoints of a step are marked with.
@@ -204,13 +248,16 @@ class Ledger:
           f'{self._path(step.name)} is missing, which says what they are. {_REMEDY}'
         )
       new = self._card(step, known)
-      differences = identity.differences(old['spec'], new['spec'])
+      spec = identity.grown(old['spec'], new['spec'])
+      differences = identity.differences(old['spec'], spec)
       if old['seed'] != new['seed']:
         differences.append(f'seed: {old["seed"]} -> {new["seed"]}')
       if old['data'] != new['data']:
         differences.append('other data, or modalities in another order')
       for name, fingerprint in new['needs'].items():
-        if not differences and old['needs'].get(name) != fingerprint:
+        if step.name in self.replaced or differences:
+          break
+        if old['needs'].get(name) != fingerprint:
           differences.append(f'{step.name} was made from another {name!r}')
       if old['format'] != new['format']:
         differences.append(f'format: {old["format"]} -> {new["format"]}')
@@ -230,10 +277,35 @@ class Ledger:
     return checkpoints.all_steps(train.directory(self.workdir, learner))
 
   def claim(self, step: Step) -> None:
-    """Writes down what a step is, before it is made."""
+    """Writes down what a step is, before it is made.
+
+    If it is one that is trained further, what was made from it is put aside.
+    """
+    if self._is_longer(self._trained_card(step), step):
+      for name in self.replaced:
+        self._put_aside(name)
     card = self._card(step, self.fingerprints)
     card['fingerprint'] = self.fingerprints[step.name]
     write_atomic(self._path(step.name), json.dumps(card, indent=1) + '\n')
+
+  def _put_aside(self, name: str) -> None:
+    card = self._path(name)
+    if not card.exists():
+      return
+    folder = self.workdir / 'replaced' / self._stored_card(name)['fingerprint']
+    (step,) = (step for step in self.steps if step.name == name)
+    paths = [
+      pathlib.Path(train.directory(self.workdir, t.name)) for t in step.trainings
+    ]
+    for path in filter(pathlib.Path.exists, (*paths, card)):
+      target = folder / path.relative_to(self.workdir)
+      target.parent.mkdir(parents=True, exist_ok=True)
+      path.rename(target)
+    print(
+      f'{name} is made again, as what it needs is trained further; what it was is in '
+      f'{folder}.',
+      file=sys.stderr,
+    )
 
   def checkpoint_identity(self, steps: Mapping[str, int]) -> dict[str, str]:
     """Returns what the result of every step depends on.

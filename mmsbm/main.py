@@ -59,7 +59,7 @@ def _compute(config, workdir, mode, argv, record: Record) -> None:
   # All of it before the first step: hours later is too late for a typo.
   parameters = experiment.check()
   if mode in ('evaluate', 'sample'):
-    experiment.workspace.check_trained()
+    experiment.workspace.check_trained(config.get('allow_partial', False))
   devices = [str(d.device_kind) for d in jax.devices()]
   record.add_call(experiment.config, mode, argv, devices)
   record.data |= experiment.facts()

@@ -223,15 +223,38 @@ class Workspace:
       variables[step.name] = {key: stored[key] for key in step.example}
     return variables, steps
 
-  def check_trained(self) -> None:
-    """Raises UserError if a learner has no checkpoint at all."""
+  def check_trained(
+    self, allow_partial: bool = False, without: Iterable[str] = ()
+  ) -> None:
+    """Looks whether the learners are trained.
+
+    Args:
+      allow_partial: take them at the steps that they have reached, if they have begun.
+      without: names of steps that are not asked for.
+
+    Raises:
+      UserError: one is not fully trained, or of what is trained further since.
+    """
     for step in self.steps:
+      if step.name in without:
+        continue
+      if step.name in self.ledger.replaced:
+        raise UserError(
+          f'{step.name} was made from what is to be trained for more steps: '
+          '--mode=train makes both.'
+        )
       for training in step.trainings if isinstance(step, Stage) else ():
         folder = self.ledger.folder(step.name)
-        if checkpoints.latest_step(train.directory(folder, training.name)) is None:
+        latest = checkpoints.latest_step(train.directory(folder, training.name))
+        if latest is None:
           raise UserError(
             f'there is no checkpoint of {training.name} in {folder}: --mode=train '
             f'makes it; or leave the section config.{step.name} out.'
+          )
+        if latest < training.num_steps and not allow_partial:
+          raise UserError(
+            f'{training.name} in {folder} is at step {latest} of {training.num_steps}: '
+            '--mode=train goes on, and config.allow_partial=True takes it as it is.'
           )
 
 

@@ -368,12 +368,82 @@ def test_load_before_training_says_what_to_do(tmp_path):
   ):
     space.check_trained()
   workspace(tmp_path, (first(num_steps=1),)).make(only=('first/a',))
-  with pytest.raises(UserError, match='no checkpoint of first/b'):
+  with pytest.raises(
+    UserError, match='first/a in .* is at step 1 of 40: .*=train goes'
+  ):
     space.check_trained()
+  with pytest.raises(UserError, match='no checkpoint of first/b'):
+    space.check_trained(allow_partial=True)
 
 
 def test_check_trained_takes_what_is_there(finished):
   workspace(finished).check_trained()
+
+
+# --- continuing ---------------------------------------------------------------
+
+
+def latest(folder, name):
+  return checkpoints.latest_step(train.directory(folder, name))
+
+
+def test_the_last_stage_is_trained_further(copy):
+  before = workspace(copy).ledger.fingerprints
+  longer = (first(), middle(), last(num_steps=60))
+  space = workspace(copy, longer)
+  space.ledger.refuse_others()
+  with pytest.raises(UserError, match='last in .* is at step 40 of 60'):
+    space.check_trained()
+  trained = []
+  space.make(begin=lambda todo: trained.extend(t.name for t in todo))
+  assert trained == ['last'] and latest(copy, 'last') == 60
+  rows = [json.loads(x) for x in (copy / 'metrics.jsonl').read_text().splitlines()]
+  assert {r['step'] for r in rows if r['learner'] == 'last'} == {20, 40, 60}
+  # It is another one than before, and than one of 60 steps from the start.
+  again = workspace(copy, longer).ledger
+  again.refuse_others()
+  assert again.fingerprints == space.ledger.fingerprints
+  fresh = workspace(copy.parent / 'fresh', longer).ledger.fingerprints
+  assert len({f['last'] for f in (before, fresh, again.fingerprints)}) == 3
+  assert before['first'] == again.fingerprints['first']
+  assert not (copy / 'replaced').exists()
+  with pytest.raises(UserError, match='last.num_steps: 60 -> 40'):
+    workspace(copy).ledger.refuse_others()
+
+
+def test_what_depends_on_a_continued_stage_is_made_again(copy, capsys):
+  old = learned(workspace(copy))
+  longer = (first(num_steps=60), middle(), last())
+  space = workspace(copy, longer)
+  space.ledger.refuse_others()
+  assert space.ledger.replaced == ('last',)
+  with pytest.raises(UserError, match='first/a in .* is at step 40 of 60'):
+    space.check_trained()
+  with pytest.raises(UserError, match='last was made from what is to be trained'):
+    space.check_trained(allow_partial=True)
+  space.make(only=('first',))
+  assert 'last is made again' in capsys.readouterr().err
+  # A second process knows nothing but the folder.
+  space = workspace(copy, longer)
+  assert space.ledger.replaced == () and latest(copy, 'last') is None
+  space.ledger.refuse_others()
+  space.make()
+  space.check_trained()
+  new = learned(space)
+  np.testing.assert_allclose(new['last'], 2 * new['a'] + new['b'], atol=0.1)
+  assert (new['last'] != old['last']).any()
+  (aside,) = (copy / 'replaced').iterdir()
+  assert latest(aside, 'last') == 40 and (aside / 'steps' / 'last.json').exists()
+
+
+def test_only_num_steps_may_grow(copy):
+  other = (first(num_steps=60, weight=2.0), middle(), last())
+  with pytest.raises(UserError, match='first/a.learner.weight: .* -> 2.0'):
+    workspace(copy, other).ledger.refuse_others()
+  with pytest.raises(UserError, match='seed: 0 -> 1'):
+    workspace(
+      copy, (first(num_steps=60), middle(), last()), seed=1
+    ).ledger.refuse_others()
 
 
 # --- borrowing ----------------------------------------------------------------

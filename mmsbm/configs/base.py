@@ -105,6 +105,8 @@ def base() -> ml_collections.ConfigDict:
   # Names of the steps or learners to train, e.g. ('unimodal',), or ('unimodal/m0',) for
   # one task of a cluster; empty: all.
   c.train_only = ()
+  # Whether to evaluate, sample and load what is not fully trained.
+  c.allow_partial = False
   # For each step the folder of a run that has it trained, in place of training it here;
   # empty: it is trained here. That run may have more modalities. A relative path begins
   # at the current folder or, if there is none, at the workdir. A recipe adds its steps.
