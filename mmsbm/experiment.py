@@ -18,6 +18,7 @@ from mmsbm.evaluators import (
   reader_stage,
 )
 from mmsbm.infra import sharding
+from mmsbm.infra.bounds import SEED
 from mmsbm.ledger import DataIdentity, Ledger, find_lenders, names_to_train
 from mmsbm.methods import METHODS
 from mmsbm.methods.base import Method, dry_run
@@ -99,7 +100,7 @@ def make_experiment(
   problem = Problem(
     modalities,
     open_dataset,
-    c['seed'],
+    c.count('seed', SEED),
     record and record['num_classes'],
   )
   method = c.find('method', METHODS)(c, problem)

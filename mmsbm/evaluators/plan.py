@@ -30,6 +30,7 @@ from mmsbm.evaluators.readers import Reader
 from mmsbm.evaluators.real import RealData
 from mmsbm.evaluators.samples import Samples
 from mmsbm.infra import digests
+from mmsbm.infra.bounds import SEED
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
 from mmsbm.infra.metric_writer import to_plain, write_results
@@ -81,7 +82,7 @@ def make_evaluation(
     split=section.choice('split', SPLITS),
     num_examples=section.count('num_examples'),
     chunk_size=section.count('chunk_size'),
-    seed=section['seed'],
+    seed=section.count('seed', SEED),
   )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from mmsbm.command_line import LAUNCHERS
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
 from mmsbm.record import parse_record, take_lock
@@ -52,8 +53,10 @@ def _execute(
   path = study.log(log_name)
   command = [*program, f'--workdir={study.folder(row)}']
   log(f'{row.name} ...')
+  # Rows are shared out over the processes of a launcher; each runs its own.
+  environment = {k: v for k, v in os.environ.items() if k not in LAUNCHERS}
   with open(path, 'a') as f:
-    streams = {'stdout': f, 'stderr': f, **streams}
+    streams = {'stdout': f, 'stderr': f, 'env': environment, **streams}
     with subprocess.Popen(command, **streams, text=True) as process:
       try:
         output, _ = process.communicate()
