@@ -118,9 +118,9 @@ class MMJSD(Mixture):
   Attributes:
     beta: weight of the divergence.
     prior_expert: see above.
-    inference: what two and more modalities are observed by: their 'geometric' mean f, as
-      the published program has it, or the 'mixture' of the training. One modality is
-      observed by its expert.
+    inference: of two and more observed modalities: their 'geometric' mean f, as the
+      published program has it, or the 'mixture' of the training. That of one modality
+      is its expert.
   """
 
   beta: float = 1.0
