@@ -1,22 +1,30 @@
 """A trained run from Python: `mmsbm.load(workdir).sample(given=...)`."""
 
 import os
+import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
-from mmsbm.config import nearest
+from mmsbm.config import nearest, plain
 from mmsbm.evaluators import READERS_STEP
 from mmsbm.experiment import make_experiment
+from mmsbm.inference import Inference
+from mmsbm.infra.bounds import COUNT, SEED, check_value
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.rng import fold_in_name
 from mmsbm.modalities import Modality
+from mmsbm.modalities.label import Label
 from mmsbm.models.base import HasLatents
 from mmsbm.record import read_record
 from mmsbm.trained import Trained, load_trained
 
 Examples = Mapping[str, np.ndarray]
+
+# Standard deviations from the mean of the latents of the training examples.
+_FAR = 8.0
 
 
 class Run:
@@ -28,6 +36,7 @@ class Run:
   """
 
   def __init__(self, trained: Trained):
+    self._trained, self._others = trained, {}
     self._inference = trained.inference
     self._model = trained.inference.model
     self.config = trained.experiment.config
@@ -55,7 +64,13 @@ class Run:
     out = {}
     for name, value in given.items():
       modality = self._modality(name)
-      value = np.asarray(value)
+      try:
+        value = np.asarray(value)
+      except ValueError as e:
+        raise UserError(
+          f'modality {name!r}: the given examples are no array: each must have the '
+          f'shape {modality.shape}.'
+        ) from e
       if value.shape == modality.shape:
         value = value[None]
       if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
@@ -79,7 +94,9 @@ class Run:
     seed: int = 0,
     *,
     observed: np.ndarray | None = None,
-    sampling: str = 'default',
+    sampling: str | Mapping[str, Any] = 'default',
+    draws: int | None = None,
+    average: bool = False,
   ) -> dict[str, np.ndarray]:
     """Draws all modalities given any of them.
 
@@ -87,30 +104,47 @@ class Run:
       given: raw examples by modality: one example [*shape], shown to all samples,
         or one for each sample [num, *shape]. None or empty: unconditional.
       num: number of samples; that of the given examples (or 1) by default.
-      seed: of the draw. Sample i depends on (seed, i) and on what it was given.
+      seed: of the draw, from 0 to 2**32 - 1. Sample i depends on (seed, i) and on what
+        it was given.
       observed: [num, M] bool: which of the given modalities each row may see;
         all of them by default.
-      sampling: a name in config.samplings.
+      sampling: a name in config.samplings, or a dict such as stands there.
+      draws: samples for each row; the first is what is drawn without it.
+      average: return their mean or, of classes and of what is 0 or 1, their vote.
 
     Returns:
-      {name: [num, *shape]} raw examples of every modality; observed ones come
-      back as they were given.
+      {name: [num, *shape]} raw examples of every modality, or [num, draws, *shape] with
+      `draws` and without `average`; observed ones come back as they were given.
 
     Raises:
       UserError: unknown modality or sampling, wrong shape, NaN.
+
+    Warns:
+      UserWarning: what is given lies far outside the training data.
 
     Example:
       >>> run = mmsbm.load('runs/digits')                      # doctest: +SKIP
       >>> run.sample(given={'m0': image}, num=16)['m1'].shape  # doctest: +SKIP
       (16, 16, 16, 3)
     """
-    if sampling not in self.samplings:
+    check_value('seed', seed, int, SEED)
+    for name, count in (('num', num), ('draws', draws)):
+      if count is not None:
+        check_value(name, count, int, COUNT)
+    if average and draws is None:
+      raise UserError('average needs draws, e.g. draws=16.')
+    if observed is not None and not given:
+      raise UserError(
+        'observed says which of the given modalities are seen: give some.'
+      )
+    inference = self._inference
+    if isinstance(sampling, Mapping):
+      sampling, inference = 'default', self._with_sampling(sampling)
+    elif sampling not in self.samplings:
       raise UserError(
         f'there is no sampling {sampling!r}; they are {list(self.samplings)}.'
         + nearest(sampling, self.samplings)
       )
-    if num is not None and num < 1:
-      raise UserError(f'num is {num}; it must be positive.')
     given = self._check(given or {})
     sizes = {name: len(value) for name, value in given.items()}
     if num is None:
@@ -129,17 +163,57 @@ class Run:
         raise UserError(f'observed must be {mask.shape}, not {observed.shape}.')
       mask = mask & observed
     x = self._fill(given, num)
-    drawn = self._inference.sample(
-      self._inference.encode(x),
-      mask,
-      key=fold_in_name(jax.random.key(seed), 'sample'),
-      sampling=sampling,
-    )
+    encoded = inference.encode(x)
+    self._warn(encoded, mask)
+    key = fold_in_name(jax.random.key(seed), 'sample')
+    keys = [key, *(jax.random.fold_in(key, j) for j in range(1, draws or 1))]
+    drawn = [
+      inference.sample(encoded, mask, key=key, sampling=sampling) for key in keys
+    ]
     out = {}
-    for i, (name, value) in enumerate(zip(self.modalities, drawn, strict=True)):
-      rows = mask[:, i].reshape(-1, *[1] * (value.ndim - 1))
-      out[name] = np.where(rows, x[i], value).astype(value.dtype)
+    for i, (modality, *values) in enumerate(
+      zip(self._model.modalities, *drawn, strict=True)
+    ):
+      rows = mask[:, i].reshape(-1, *[1] * len(modality.shape))
+      values = [np.where(rows, x[i], value).astype(value.dtype) for value in values]
+      if average:
+        out[modality.name] = _average(modality, np.stack(values, axis=1))
+      else:
+        out[modality.name] = values[0] if draws is None else np.stack(values, axis=1)
     return out
+
+  def _with_sampling(self, spec: Mapping[str, Any]) -> Inference:
+    """Returns the model with a way of sampling that its config does not have."""
+    key = repr(plain(spec))
+    if key not in self._others:
+      config = {**self.config, 'samplings': {'default': plain(spec)}}
+      trained = self._trained
+      ledger = trained.experiment.workspace.ledger
+      experiment = make_experiment(config, ledger.workdir, read_record(ledger.workdir))
+      self._others[key] = Inference(
+        experiment.method.model,
+        trained.inference.variables,
+        mesh=trained.inference.mesh,
+        chunk_size=trained.inference.chunk_size,
+      )
+    return self._others[key]
+
+  def _warn(self, encoded: Any, mask: np.ndarray) -> None:
+    """Warns of given examples whose latents no training example comes near."""
+    # Latents of the others have no known scale.
+    is_standard = self.config.get('score', {}).get('standardise', False)
+    if not mask.any() or not is_standard or not isinstance(self._model, HasLatents):
+      return
+    latents = self._inference.latents(encoded, mask, key=jax.random.key(0))
+    for i, name in enumerate(self.modalities):
+      far = np.abs(latents[name]).max(-1) * mask[:, i] if name in latents else 0
+      if np.max(far) > _FAR:
+        warnings.warn(
+          f'modality {name!r}: {np.sum(far > _FAR)} given examples lie far outside the '
+          f'training data (latents up to {np.max(far):.0f} standard deviations from '
+          'their mean): what is drawn for them means little.',
+          stacklevel=3,
+        )
 
   def encode(self, given: Examples) -> dict[str, np.ndarray]:
     """Latents {name: [N, d]} of raw examples {name: [N, *shape]}, without noise.
@@ -176,6 +250,7 @@ class Run:
     Of score-based methods those of the modalities in z, of joint VAEs of all. Decoders
     that draw samples depend on the seed.
     """
+    check_value('seed', seed, int, SEED)
     dims = self._latent_dims()
     for name in z:
       if name not in dims:
@@ -199,6 +274,18 @@ class Run:
     x = self._inference.decode(latents, key=jax.random.key(seed))
     shared = self._model.latents_are_shared
     return {n: v for n, v in zip(self.modalities, x, strict=True) if shared or n in z}
+
+
+def _average(modality: Modality, values: np.ndarray) -> np.ndarray:
+  """Mean over axis 1, or the class that is drawn most often."""
+  if isinstance(modality.kind, Label):
+    classes = np.arange(values.max() + 1)
+    counts = (values[..., None] == classes).sum(1)
+    return counts.argmax(-1).astype(values.dtype)
+  mean = values.mean(1, dtype=np.float64)
+  if not np.issubdtype(values.dtype, np.floating):
+    mean = np.round(mean)
+  return mean.astype(values.dtype)
 
 
 def load(workdir: str | os.PathLike, *, allow_partial: bool = False) -> Run:

@@ -19,9 +19,16 @@ Examples = tuple[np.ndarray, ...]
 
 
 def _padded(size: int, chunk_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Covers all rows in chunks of one length that the devices can share."""
+  """Covers all rows in chunks of one length that the devices can share.
+
+  There are few such lengths, powers of 2 up to 64 and its multiples: each is compiled.
+  """
   devices = jax.device_count()
-  rounded = max(devices, -(-size // devices) * devices)
+  size_each = max(1, -(-size // devices))
+  if size_each <= 64:
+    rounded = devices << (size_each - 1).bit_length()
+  else:
+    rounded = devices * 64 * -(-size_each // 64)
   return padded_chunks(size, min(chunk_size, rounded))
 
 

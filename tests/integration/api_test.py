@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 
 import mmsbm
+from mmsbm import api
+from mmsbm.api import _average
 from mmsbm.infra import digests
 from mmsbm.infra.errors import UserError
+from mmsbm.modalities import Modality
+from mmsbm.modalities.label import Label
 from mmsbm.record import read_record
+
+# Noise is no digit.
+pytestmark = pytest.mark.filterwarnings('ignore:.*lie far outside')
 
 SHAPE = (16, 16, 3)
 NAMES = ('m0', 'm1', 'm2')
@@ -124,11 +131,21 @@ def test_encode_and_decode_are_those_of_the_networks(run, images):
     (lambda x: dict(given={'m0': x.astype(int) + 1}), 'values from 0 to 255'),
     (lambda x: dict(given={'m0': x}, num=4), '5 examples given for 4 samples'),
     (lambda x: dict(given={'m0': x, 'm1': x[:2]}), '2 examples given for 5 samples'),
+    (lambda x: dict(num=2.5), 'num is 2.5; it must be a whole number'),
+    (lambda x: dict(draws=0), 'draws is 0'),
+    (lambda x: dict(average=True), 'average needs draws'),
+    (lambda x: dict(seed=None), 'seed is None; it must be a whole number'),
+    (lambda x: dict(seed=True), 'seed is True'),
+    (lambda x: dict(seed=-1), 'seed is -1; it must be at least 0'),
+    (lambda x: dict(seed=2**32), 'seed is 4294967296; it must be at most 4294967295'),
+    (lambda x: dict(given={'m0': [x[0], x[0, :8]]}), "'m0': the given .* no array"),
+    (lambda x: dict(observed=np.ones((1, 3), bool)), 'observed says which'),
+    (lambda x: dict(sampling={'sampler': {'name': 'huen'}}), "mean 'heun'"),
     (lambda x: dict(num=0), 'num is 0'),
     (lambda x: dict(num=-3), 'num is -3'),
     (lambda x: dict(sampling='pc20'), "Did you mean 'pc200'"),
     (
-      lambda x: dict(num=2, observed=np.ones((3, 3), bool)),
+      lambda x: dict(given={'m0': x[:2]}, observed=np.ones((3, 3), bool)),
       r'observed must be \(2, 3\)',
     ),
   ],
@@ -136,6 +153,54 @@ def test_encode_and_decode_are_those_of_the_networks(run, images):
 def test_mistakes_are_explained(run, images, arguments, message):
   with pytest.raises(UserError, match=message):
     run.sample(**arguments(images))
+
+
+def test_draws_and_their_average(run, images):
+  given = {'m0': images[:2]}
+  out = run.sample(given, seed=3, draws=3)
+  assert out['m1'].shape == (2, 3, *SHAPE)
+  assert_same({k: v[:, 0] for k, v in out.items()}, run.sample(given, seed=3))
+  assert (out['m1'][:, 0] != out['m1'][:, 1]).any()
+  mean = run.sample(given, seed=3, draws=3, average=True)
+  np.testing.assert_array_equal(mean['m1'], np.round(out['m1'].mean(1)))
+  np.testing.assert_array_equal(mean['m0'], images[:2])
+
+
+def test_the_vote_of_classes():
+  label = Modality('label', Label(num_classes=4))
+  votes = np.array([[3, 1, 3], [0, 0, 2]], np.int32)
+  np.testing.assert_array_equal(_average(label, votes), [3, 0])
+
+
+def test_a_sampling_of_ones_own(run, images):
+  named = run.config['samplings']['pc200']
+  given = {'m0': images[:2]}
+  assert_same(run.sample(given, sampling='pc200'), run.sample(given, sampling=named))
+
+
+def test_a_new_number_does_not_compile_again(run):
+  run.sample(num=5)
+  compiled = run._inference._sample._cache_size()
+  run.sample(num=7)
+  assert run._inference._sample._cache_size() == compiled
+
+
+def test_what_lies_far_outside_is_said(run, monkeypatch):
+  real = run.sample(seed=1)['m0']
+  monkeypatch.setattr(api, '_FAR', 1e9)
+  run.sample({'m0': real})
+  monkeypatch.setattr(api, '_FAR', 1e-9)
+  with pytest.warns(UserWarning, match="'m0': 1 given examples lie far outside"):
+    run.sample({'m0': real})
+
+
+def test_a_run_that_is_not_fully_trained(smoke_run, tmp_path):
+  workdir = shutil.copytree(smoke_run, tmp_path / 'w')
+  record = json.loads((workdir / 'run.json').read_text())
+  record['config']['score']['num_steps'] *= 2
+  (workdir / 'run.json').write_text(json.dumps(record))
+  with pytest.raises(UserError, match='score in .*: --mode=train goes on'):
+    mmsbm.load(workdir)
 
 
 def test_mistakes_of_encode_and_decode(run, images):
