@@ -167,7 +167,7 @@ def test_draws_and_their_average(run, images):
 
 
 def test_the_vote_of_classes():
-  label = Modality('label', Label(num_classes=4))
+  label = Modality(name='label', kind_name='label', kind=Label(num_classes=4))
   votes = np.array([[3, 1, 3], [0, 0, 2]], np.int32)
   np.testing.assert_array_equal(_average(label, votes), [3, 0])
 
@@ -196,9 +196,9 @@ def test_what_lies_far_outside_is_said(run, monkeypatch):
 
 def test_a_run_that_is_not_fully_trained(smoke_run, tmp_path):
   workdir = shutil.copytree(smoke_run, tmp_path / 'w')
-  record = json.loads((workdir / 'run.json').read_text())
+  record = read_record(workdir)
   record['config']['score']['num_steps'] *= 2
-  (workdir / 'run.json').write_text(json.dumps(record))
+  (workdir / 'run.json').write_text(digests.to_json(record))
   with pytest.raises(UserError, match='score in .*: --mode=train goes on'):
     mmsbm.load(workdir)
 
