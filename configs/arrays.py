@@ -48,8 +48,8 @@ from mmsbm.configs.sizes import Sizes
 MODALITIES = dict(
   image=dict(kind='image', shape=(16, 16, 1)),
   attributes=dict(kind='attributes', shape=(4,)),
-  # The networks see (x - offset) / scale: about zero mean and unit variance.
-  profile=dict(kind='vector', shape=(16,), offset=0.6, scale=0.4),
+  # Its columns are brought to zero mean and unit variance; see `offset` and `scale`.
+  profile=dict(kind='vector', shape=(16,)),
   number=dict(kind='label', num_classes=10),
 )
 

@@ -14,6 +14,7 @@ from mmsbm.experiment import make_experiment
 from mmsbm.inference import Inference
 from mmsbm.infra.bounds import COUNT, SEED, check_value
 from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import local_path
 from mmsbm.infra.rng import fold_in_name
 from mmsbm.modalities import Modality
 from mmsbm.modalities.label import Label
@@ -299,6 +300,7 @@ def load(workdir: str | os.PathLike, *, allow_partial: bool = False) -> Run:
     UserError: the folder holds no run, an unfinished one, or one of another version.
   """
   needs = ('data_hash', 'data_samples', 'num_classes')
+  workdir = local_path(workdir)
   record = read_record(workdir, needs)
   experiment = make_experiment(record['config'], workdir, record)
   experiment.workspace.check_trained(allow_partial, without=(READERS_STEP,))

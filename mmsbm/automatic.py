@@ -1,4 +1,4 @@
-"""Sizes that a config leaves open: functions of kind, shape and number of examples.
+"""What a config leaves open: functions of kind, shape and examples.
 
 A config leaves a number open with None and a network or a likelihood with {}. What it
 says itself is never changed. The resolved config stands in run.json, so that a run is
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmsbm.config import plain
+from mmsbm.data.dataset import MultimodalDataset
 from mmsbm.infra.errors import UserError
 from mmsbm.modalities import Modality
 
@@ -150,6 +151,26 @@ def resolve(
     section['optimizer'] = dict(section['optimizer'])
     _fill(section['optimizer'], weight_decay=scale.weight_decay)
   return plain(out)
+
+
+def fit(
+  config: Mapping[str, Any],
+  modalities: Sequence[Modality],
+  open_dataset: Callable[[], MultimodalDataset],
+) -> dict[str, Any]:
+  """Returns a config with the numbers that kinds measure on the training split.
+
+  Args:
+    config: plain values.
+    modalities: the records.
+    open_dataset: returns the data; not called where nothing is to be measured.
+  """
+  if not any(getattr(modality.kind, 'unfitted', ()) for modality in modalities):
+    return dict(config)
+  out = {name: dict(spec) for name, spec in config['modalities'].items()}
+  for name, values in open_dataset().fit(modalities).items():
+    out[name] |= values
+  return dict(config, modalities=plain(out))
 
 
 def _fill(section: dict[str, Any], **values: Any) -> None:

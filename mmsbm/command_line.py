@@ -11,6 +11,7 @@ from ml_collections import config_flags
 
 from mmsbm.config import nearest
 from mmsbm.infra.errors import UserError, one_line
+from mmsbm.infra.files import local_path
 
 # What ml_collections puts around the names of fields.
 QUOTES = '\'"\\ '
@@ -106,3 +107,8 @@ def _refusal(error: BaseException, argv: Sequence[str]) -> UserError:
   field, _, hint = text.replace('\\n', ' ').strip('"').partition(' Did you')
   hint = f' Did you{hint}'.rstrip(QUOTES) if hint else ''
   return UserError(f"the config has no field '{field.strip(QUOTES)}'.{hint}")
+
+
+def get_workdir() -> str:
+  """Returns --workdir as a path of this machine."""
+  return str(local_path(WORKDIR.value))

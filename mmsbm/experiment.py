@@ -3,12 +3,11 @@
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from mmsbm import train
-from mmsbm.automatic import resolve
+from mmsbm.automatic import fit, resolve
 from mmsbm.config import Section, plain, refuse_nan
 from mmsbm.data import DATASETS
 from mmsbm.evaluators import (
@@ -19,6 +18,7 @@ from mmsbm.evaluators import (
 )
 from mmsbm.infra import sharding
 from mmsbm.infra.bounds import SEED
+from mmsbm.infra.files import local_path
 from mmsbm.ledger import DataIdentity, Ledger, find_lenders, names_to_train
 from mmsbm.methods import METHODS
 from mmsbm.methods.base import Method, dry_run
@@ -95,8 +95,10 @@ def make_experiment(
   c = Section(config)
   modalities = make_modalities(c.section('modalities'))
   open_dataset = functools.cache(lambda: _open(c.section('data'), modalities))
+  config = fit(config, modalities, open_dataset)
   config = resolve(config, modalities, lambda: len(open_dataset().splits['train']))
   c = Section(config)
+  modalities = make_modalities(c.section('modalities'))
   problem = Problem(
     modalities,
     open_dataset,
@@ -109,7 +111,7 @@ def make_experiment(
   steps = (*((stage,) if stage else ()), *method.steps)
   loop = c.section('loop')
   ledger = Ledger(
-    workdir=pathlib.Path(workdir).absolute(),
+    workdir=local_path(workdir).absolute(),
     steps=steps,
     seed=c['seed'],
     borrow=find_lenders(c.section('borrow'), steps, workdir),
@@ -133,7 +135,7 @@ def make_experiment(
 def _open(section: Section, modalities):
   spec, extra = dict(section), {'modalities': modalities}
   if 'cache_dir' in spec:
-    extra['cache_dir'] = os.path.expanduser(spec.pop('cache_dir'))
+    extra['cache_dir'] = str(local_path(spec.pop('cache_dir')))
   return Section(spec, section.path).make(DATASETS, **extra)
 
 

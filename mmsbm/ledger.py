@@ -19,7 +19,7 @@ from mmsbm import identity, train
 from mmsbm.config import Section, nearest
 from mmsbm.infra import checkpoints, digests
 from mmsbm.infra.errors import UserError
-from mmsbm.infra.files import write_atomic
+from mmsbm.infra.files import local_path, write_atomic
 from mmsbm.methods.base import Stage, Step
 from mmsbm.record import read_record
 
@@ -348,7 +348,7 @@ def find_lenders(
         f'{section.place(name)}: this run has no such step; they are {stages}.'
         + nearest(name, stages)
       )
-    path = pathlib.Path(text).expanduser()
+    path = local_path(text)
     if not path.exists():
       path = pathlib.Path(workdir, path)
     if path.resolve() == pathlib.Path(workdir).resolve():

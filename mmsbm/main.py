@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import app
 
-from mmsbm.command_line import CONFIG, MODE, WORKDIR, parse_flags
+from mmsbm.command_line import CONFIG, MODE, get_workdir, parse_flags
 from mmsbm.infra import interrupts
 from mmsbm.infra.errors import UNWRITABLE, UserError, machine_limit, one_line
 from mmsbm.infra.progress import duration
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
   try:
     with interrupts.listening():
       parse_flags(argv)
-      execute(CONFIG.value.to_dict(), WORKDIR.value, MODE.value, argv)
+      execute(CONFIG.value.to_dict(), get_workdir(), MODE.value, argv)
   except UserError as e:
     print(f'error: {one_line(e)}', file=sys.stderr)
     return 2

@@ -16,7 +16,9 @@ from mmsbm.modalities import Image, Modality, Vector
 
 KEY = jax.random.key(3)
 MODALITIES = (
-  Modality(name='a', kind_name='vector', kind=Vector(shape=(3,), scale=2.0)),
+  Modality(
+    name='a', kind_name='vector', kind=Vector(shape=(3,), offset=0.0, scale=2.0)
+  ),
   Modality(name='b', kind_name='image', kind=Image(shape=(2, 2, 1))),
 )
 SIZES = (3, 4)

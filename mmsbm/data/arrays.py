@@ -81,7 +81,7 @@ def build(
       f'{list(names)}, or in the config the location of each of them.'
     )
   if isinstance(files, str):
-    members = _members(pathlib.Path(files).expanduser())
+    members = _members(files_lib.local_path(files))
     labels = labels or (files if store.LABELS in members else '')
     present = present or (files if store.PRESENT in members else '')
     files = {name: f'{files}:{name}' for name in names}
@@ -192,8 +192,8 @@ def _parse(location: str) -> tuple[pathlib.Path, str]:
   """Splits 'path.npz:member'; the member is '' if there is none."""
   head, separator, member = location.rpartition(':')
   if separator and head.endswith('.npz'):
-    return pathlib.Path(head).expanduser(), member
-  return pathlib.Path(location).expanduser(), ''
+    return files_lib.local_path(head), member
+  return files_lib.local_path(location), ''
 
 
 def _members(path: pathlib.Path) -> list[str]:
@@ -317,7 +317,7 @@ def _draw_split(
 
 def _standin_file(cache_dir: str) -> str:
   """The file of `write_standin`; written where it is not there yet."""
-  path = pathlib.Path(cache_dir).expanduser() / f'arrays-standin-{_VERSION}.npz'
+  path = files_lib.local_path(cache_dir) / f'arrays-standin-{_VERSION}.npz'
   if not path.is_file():
     write_standin(path)
   return str(path)

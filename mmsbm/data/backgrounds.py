@@ -14,6 +14,7 @@ import PIL.Image
 
 from mmsbm.data import store
 from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import local_path
 
 WHOLE = None
 # Package, path inside it, and licence as the package states it.
@@ -57,7 +58,7 @@ def load_backgrounds(
     min_size: smallest height and width that will do.
   """
   if isinstance(names_or_dir, str):
-    folder = pathlib.Path(names_or_dir).expanduser()
+    folder = local_path(names_or_dir)
     if not folder.is_dir():
       raise UserError(f'The folder of background photographs {folder} does not exist.')
     paths = sorted(

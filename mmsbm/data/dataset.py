@@ -9,6 +9,7 @@ import numpy as np
 
 from mmsbm.infra.errors import UserError
 from mmsbm.modalities.base import Modality
+from mmsbm.modalities.summary import Summary
 
 SPLITS = ('train', 'val', 'test')
 # The annotation of a dataset that has one sort of labels.
@@ -129,13 +130,29 @@ class MultimodalDataset:
             f'{num_classes}.'
           )
 
-  def check(self, modalities: Sequence[Modality]) -> None:
-    """Refuses examples that are not what the config says of their modalities."""
+  def fit(self, modalities: Sequence[Modality]) -> dict[str, dict[str, Any]]:
+    """What kinds measure on the training split: {modality: {field: value}}."""
+    self._check_names(modalities)
+    split, out = self.splits['train'], {}
+    for i, modality in enumerate(modalities):
+      if modality.kind.unfitted:
+        summary = Summary()
+        for start, rows in in_blocks(split.arrays[modality.name]):
+          here = split.present[start : start + len(rows), i]
+          summary.add(modality.kind.check(rows, modality.name)[here])
+        out[modality.name] = modality.kind.fit(summary)
+    return out
+
+  def _check_names(self, modalities: Sequence[Modality]) -> None:
     names = tuple(modality.name for modality in modalities)
     if names != tuple(self.modalities):
       raise UserError(
         f'The data have the modalities {tuple(self.modalities)}, the config {names}.'
       )
+
+  def check(self, modalities: Sequence[Modality]) -> None:
+    """Refuses examples that are not what the config says of their modalities."""
+    self._check_names(modalities)
     for split in self.splits.values():
       for modality in modalities:
         # By blocks: pictures may exceed memory, and are not read where their type

@@ -77,7 +77,7 @@ def read_pair(
 def read(folder: str, *, verify_checksums: bool = True) -> Mnist:
   """Reads the four official files of MNIST from a folder."""
   find(folder, verify_checksums=verify_checksums)
-  return read_files([pathlib.Path(folder).expanduser() / name for name in FILES])
+  return read_files([files.local_path(folder) / name for name in FILES])
 
 
 def read_files(paths: Sequence[pathlib.Path]) -> Mnist:
@@ -95,7 +95,7 @@ def find(folder: str, *, verify_checksums: bool = True) -> list[str]:
     )
   digests = []
   for name, (size, md5) in _OFFICIAL.items():
-    path = pathlib.Path(folder).expanduser() / name
+    path = files.local_path(folder) / name
     if not path.is_file():
       raise UserError(
         f'The MNIST file {path} does not exist; data.mnist_dir must hold the four '
@@ -145,7 +145,7 @@ def make_split(
 
 def standin_dir(cache_dir: str) -> str:
   """Folder of the stand-in for MNIST; written where it is not there yet."""
-  folder = pathlib.Path(cache_dir).expanduser() / f'mnist-standin-{_STANDIN_VERSION}'
+  folder = files.local_path(cache_dir) / f'mnist-standin-{_STANDIN_VERSION}'
   if not folder.is_dir():
     with files.atomic_path(folder) as scratch:
       write_idx_standin(scratch)

@@ -20,6 +20,7 @@ from mmsbm.data import backgrounds, mnist, polymnist_recipe, store
 from mmsbm.data.dataset import MultimodalDataset, check_count, check_counts
 from mmsbm.data.polymnist_recipe import write_examples
 from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import local_path
 from mmsbm.modalities.base import Modality
 
 _VERSION = 1
@@ -70,7 +71,7 @@ def build(
   counts = check_counts(num_train, num_val, num_test)
   key = {'recipe': [polymnist_recipe.VERSION, _VERSION], 'counts': counts}
   if source == 'png':
-    root = pathlib.Path(png_dir).expanduser()
+    root = local_path(png_dir)
     pngs = _list_pngs(png_dir, names, counts)
     counts = {split: len(split_pngs) for split, split_pngs in pngs.items()}
     sizes = '\n'.join(
@@ -136,7 +137,7 @@ def _list_pngs(
   png_dir: str, modalities: Sequence[str], counts: Mapping[str, int]
 ) -> dict[str, list[str]]:
   """File names of each split, in numerical order; the same in every modality."""
-  root = pathlib.Path(png_dir).expanduser()
+  root = local_path(png_dir)
   if not png_dir or not root.is_dir():
     raise UserError(
       f"data.source='png' needs data.png_dir, the folder that holds train, val and "

@@ -127,7 +127,7 @@ def prepare(
   check_names(modalities)
   key = {'format': _FORMAT, 'name': name, 'modalities': modalities, **key_fields}
   digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-  folder = pathlib.Path(cache_dir).expanduser() / f'{name}-{digest[:16]}'
+  folder = files.local_path(cache_dir) / f'{name}-{digest[:16]}'
   try:
     if not (folder / 'dataset.json').is_file():
       # A rename brings the description along with the arrays, so a folder

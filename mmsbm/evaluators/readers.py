@@ -10,6 +10,7 @@ import numpy as np
 from mmsbm.config import Section, build, nearest
 from mmsbm.evaluators.inception import inception_features
 from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import local_path
 from mmsbm.learners.classifier import Classifier
 from mmsbm.methods.base import Stage, make_training
 from mmsbm.metrics.base import Reading
@@ -167,7 +168,7 @@ class Inception:
 
   def load(self) -> PyTree:
     """Reads the weights."""
-    return load_inception(self.weights)
+    return load_inception(local_path(self.weights))
 
   def __call__(self, variables, modality, x):
     """Reads raw pictures [N, H, W, 1 or 3]; see `Reader`."""

@@ -8,12 +8,15 @@ within one folder is atomic on POSIX file systems.
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+
+from mmsbm.infra.errors import UserError
 
 # What NumPy, zipfile and json raise for a file that is absent, torn or something else.
 UNREADABLE = (
@@ -58,3 +61,19 @@ def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
   """Writes `data` to `path` so that no reader ever sees a part of it."""
   with atomic_path(path) as temporary:
     temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def local_path(path: str | os.PathLike) -> pathlib.Path:
+  """Returns a path of this machine, with ~ as the user's folder.
+
+  Raises:
+    UserError: it is an address of another machine, e.g. gs://bucket/folder.
+  """
+  text = os.fspath(path)
+  scheme = re.match(r'([A-Za-z][A-Za-z0-9+.-]*):/', text)
+  if scheme:
+    raise UserError(
+      f'{text} is no path of this machine, and {scheme[1]}:// is not supported: mount '
+      'it, or copy it here.'
+    )
+  return pathlib.Path(text).expanduser()

@@ -17,6 +17,7 @@ import numpy as np
 
 from mmsbm.infra.errors import UserError
 from mmsbm.modalities import cells
+from mmsbm.modalities.summary import Summary
 
 # Words that stand beside the names of modalities in files and results.
 RESERVED = ('shared', 'present', 'labels', 'mean', 'incremental', 'all')
@@ -44,6 +45,15 @@ class Kind(Protocol):
     UserError: wrong type, shape or range.
     """
     return check_array(self, raw, f'modality {name!r}')
+
+  @property
+  def unfitted(self) -> tuple[str, ...]:
+    """Names of fields that are to be measured on the training split."""
+    return ()
+
+  def fit(self, summary: Summary) -> dict[str, Any]:
+    """Values of the fields `unfitted`, plain as JSON, of a summary of that split."""
+    return {}
 
   def to_model(self, raw: jax.Array) -> jax.Array:
     """Raw examples [B, *shape] to what the networks see, [B, *model_shape]."""

@@ -12,6 +12,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import local_path
 
 # By name: a file decides which decoder of Pillow it is given to.
 _FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
@@ -28,7 +29,7 @@ def locate(cell: Any, root: str | os.PathLike) -> pathlib.Path:
   """The existing file that a cell names, relative to the folder `root`."""
   if not isinstance(cell, str | os.PathLike):
     raise UserError(f'{cell!r} is not the path of a file.')
-  path = pathlib.Path(root, os.path.expanduser(os.fspath(cell).strip()))
+  path = pathlib.Path(root, local_path(os.fspath(cell).strip()))
   if not os.path.isfile(path):
     raise UserError(f'the file {path} does not exist.')
   return path

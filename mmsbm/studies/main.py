@@ -29,7 +29,6 @@ beside it says what was run.
 """
 
 import argparse
-import pathlib
 import re
 import shlex
 import sys
@@ -37,6 +36,7 @@ from collections.abc import Sequence
 
 from mmsbm.infra import interrupts
 from mmsbm.infra.errors import UserError
+from mmsbm.infra.files import local_path
 from mmsbm.studies import results, runner, table
 from mmsbm.studies.definition import Study, load_study, select
 
@@ -55,11 +55,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   )
   add = parser.add_argument
   add('--study', help='file:argument of the definition')
-  add('--workdir', type=pathlib.Path, help='folder of all its runs')
-  add('--results', type=pathlib.Path, help='WORKDIR/results.csv')
-  add('--readme', type=pathlib.Path, help='file to put the table in')
-  add('--figure', type=pathlib.Path, help='PNG of the trade-offs')
-  add('--samples', type=pathlib.Path, help='PNG of samples of methods')
+  add('--workdir', type=local_path, help='folder of all its runs')
+  add('--results', type=local_path, help='WORKDIR/results.csv')
+  add('--readme', type=local_path, help='file to put the table in')
+  add('--figure', type=local_path, help='PNG of the trade-offs')
+  add('--samples', type=local_path, help='PNG of samples of methods')
   add('--only', default='', help='regular expression for names of rows')
   add('--task', type=int, default=0, help='this one of --num_tasks')
   add('--num_tasks', type=int, default=1)

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmsbm.command_line import LAUNCHERS
 from mmsbm.infra.errors import UserError
-from mmsbm.infra.files import write_atomic
+from mmsbm.infra.files import local_path, write_atomic
 from mmsbm.record import parse_record, take_lock
 from mmsbm.studies.definition import FINISHED, Row, Study
 
@@ -205,7 +205,7 @@ def run_costs(folder: pathlib.Path, record: Mapping[str, Any]) -> dict[str, floa
 
 def _lender(folder: pathlib.Path, borrowed: str) -> Mapping[str, Any]:
   """The record of a run that is borrowed from, as seen from here or from `folder`."""
-  path = pathlib.Path(os.path.expanduser(borrowed))
+  path = local_path(borrowed)
   path = path if path.exists() else folder / path
   try:
     return parse_record(path / 'run.json')

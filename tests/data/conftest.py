@@ -10,7 +10,7 @@ def named():
   """Makes modalities of the given names."""
 
   def make(*names):
-    kind = Vector(shape=())
+    kind = Vector(shape=(), offset=0.0, scale=1.0)
     return tuple(Modality(name=n, kind_name='vector', kind=kind) for n in names)
 
   return make

@@ -35,7 +35,9 @@ MLP = dict(name='mlp', widths=(8,))
 def score_based_inference(autoencoder='vae', condition_probability=0.5, chunk_size=8):
   """A vector and a label; latents that are standardised already."""
   modalities = (
-    Modality(name='a', kind_name='vector', kind=Vector(shape=(3,))),
+    Modality(
+      name='a', kind_name='vector', kind=Vector(shape=(3,), offset=0.0, scale=1.0)
+    ),
     Modality(name='b', kind_name='label', kind=Label(num_classes=4)),
   )
   codecs = [
@@ -194,7 +196,9 @@ def joint_inference(**first):
   codecs = [
     Codec(
       modality=Modality(
-        name=name, kind_name='vector', kind=Vector(shape=(len(slopes),))
+        name=name,
+        kind_name='vector',
+        kind=Vector(shape=(len(slopes),), offset=0.0, scale=1.0),
       ),
       latent_dim=1,
       encoder=LinearEncoder(slopes),

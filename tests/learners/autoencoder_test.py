@@ -38,7 +38,9 @@ class Decoder(nn.Module):
 
 
 def modality(size):
-  return Modality(name='x', kind_name='vector', kind=Vector(shape=(size,)))
+  return Modality(
+    name='x', kind_name='vector', kind=Vector(shape=(size,), offset=0.0, scale=1.0)
+  )
 
 
 CODEC = Codec(

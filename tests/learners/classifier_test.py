@@ -20,7 +20,11 @@ class Identity(nn.Module):
 
 
 def modality(name):
-  return Modality(name=name, kind_name='vector', kind=Vector(shape=(NUM_CLASSES,)))
+  return Modality(
+    name=name,
+    kind_name='vector',
+    kind=Vector(shape=(NUM_CLASSES,), offset=0.0, scale=1.0),
+  )
 
 
 # The data have modalities a, b, c, d; the classifier reads b and d.

@@ -21,7 +21,9 @@ DIFFUSION = dict(
   scale=2.0,
   drop_probability=0.25,
 )
-VECTOR = Modality(name='v', kind_name='vector', kind=Vector(shape=(4,)))
+VECTOR = Modality(
+  name='v', kind_name='vector', kind=Vector(shape=(4,), offset=0.0, scale=1.0)
+)
 LABEL = Modality(name='l', kind_name='label', kind=Label(num_classes=5))
 
 

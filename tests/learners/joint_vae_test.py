@@ -40,7 +40,11 @@ def learner(objective, norm='none', decoder_0=None, **kwargs):
     for decoder in (decoder_0 or mlp, mlp, mlp)
   ]
   modalities = [
-    Modality(name=f'm{i}', kind_name='vector', kind=Vector(shape=(size,)))
+    Modality(
+      name=f'm{i}',
+      kind_name='vector',
+      kind=Vector(shape=(size,), offset=0.0, scale=1.0),
+    )
     for i, size in enumerate(SIZES)
   ]
   codecs = map(make_codec, map(Section, specs), modalities)

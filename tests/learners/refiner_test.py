@@ -51,7 +51,9 @@ class _Exact(nn.Module):
 def make(**changes) -> Refiner:
   mlp = dict(name='mlp', widths=(8,))
   spec = dict(latent_dim=3, encoder=mlp, decoder=mlp, likelihood=dict(name='bernoulli'))
-  modality = Modality(name='a', kind_name='vector', kind=Vector(shape=(2, 1)))
+  modality = Modality(
+    name='a', kind_name='vector', kind=Vector(shape=(2, 1), offset=0.0, scale=1.0)
+  )
   vae = VAE(make_codec(Section(spec), modality), 1)
   return make_refiner(Section(SPEC | changes), vae)
 

@@ -203,7 +203,9 @@ def derived(**fields):
 def modality():
   from mmsbm.modalities import Modality, Vector
 
-  return Modality(name='v', kind_name='vector', kind=Vector(shape=(3,)))
+  return Modality(
+    name='v', kind_name='vector', kind=Vector(shape=(3,), offset=0.0, scale=1.0)
+  )
 
 
 def test_dry_run_goes_through_all_steps_and_samplings(modality):

@@ -32,7 +32,7 @@ def test_to_model_shifts_and_scales():
     (dict(scale=0.0), 'scale .* positive'),
     (dict(scale=-1.0), 'scale .* positive'),
     (dict(scale=float('inf')), 'scale .* finite'),
-    (dict(scale='fit'), 'scale .* finite number'),
+    (dict(scale='fat'), 'scale .* finite numbers'),
     (dict(offset=float('nan')), 'offset .* finite'),
   ],
 )
@@ -96,14 +96,14 @@ def test_show_draws_bars_from_the_offset():
 
 
 def test_show_cuts_what_lies_beyond_three_scales():
-  kind = Vector(shape=(2,))
+  kind = Vector(shape=(2,), offset=0.0, scale=1.0)
   assert drawn(kind.show([3.0, -3.0])) == drawn(kind.show([1e30, -1e30]))
 
 
 @pytest.mark.parametrize('shape', [(), (1,), (32,), (33,), (256,), (257,), (4, 5, 6)])
 def test_show_takes_any_shape(shape):
   example = np.random.default_rng(0).normal(size=shape)
-  shapes = drawn(Vector(shape=shape).show(example))
+  shapes = drawn(Vector(shape=shape, offset=0.0, scale=1.0).show(example))
   size = np.size(example)
   if size <= 32:
     bars = shapes.get('positive', '') + shapes.get('negative', '')
@@ -117,15 +117,20 @@ def test_show_takes_any_shape(shape):
 def test_show_of_many_keeps_peaks():
   example = np.zeros(10_000)
   example[5_000] = 3
-  assert ',1 ' in drawn(Vector(shape=(10_000,)).show(example))['positive']
+  assert (
+    ',1 '
+    in drawn(Vector(shape=(10_000,), offset=0.0, scale=1.0).show(example))['positive']
+  )
 
 
 def test_show_of_what_is_not_finite_is_still_a_drawing():
-  html = Vector(shape=(3,)).show(np.array([np.nan, np.inf, -1]))
+  html = Vector(shape=(3,), offset=0.0, scale=1.0).show(np.array([np.nan, np.inf, -1]))
   assert 'nan' not in ''.join(drawn(html).values()).lower()
 
 
 def test_show_tells_few_numbers_and_the_range_of_many():
-  assert 'aria-label="0.5, -2"' in Vector(shape=(2,)).show([0.5, -2])
-  html = Vector(shape=(20,), offset=5).show(np.arange(20) / 2)
+  assert 'aria-label="0.5, -2"' in Vector(shape=(2,), offset=0.0, scale=1.0).show(
+    [0.5, -2]
+  )
+  html = Vector(shape=(20,), offset=5, scale=1).show(np.arange(20) / 2)
   assert 'aria-label="20 numbers from 0 to 9.5"' in html

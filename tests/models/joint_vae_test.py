@@ -72,7 +72,7 @@ class GaussianNet(nn.Module):
 
 
 def make(objective, private=0, family='normal'):
-  kind = Vector(shape=(DIM + private,))
+  kind = Vector(shape=(DIM + private,), offset=0.0, scale=1.0)
   codecs = tuple(
     Codec(
       modality=Modality(name=f'm{i}', kind_name='vector', kind=kind),

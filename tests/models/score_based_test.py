@@ -118,7 +118,11 @@ def make_model(sde, num_steps=40, count=None, **samplings):
   autoencoders = tuple(
     VAE(
       Codec(
-        modality=Modality(name=name, kind_name='vector', kind=Vector(shape=(dim,))),
+        modality=Modality(
+          name=name,
+          kind_name='vector',
+          kind=Vector(shape=(dim,), offset=0.0, scale=1.0),
+        ),
         latent_dim=dim,
         encoder=Scale(0.5**i, True),
         decoder=Scale(2.0**i, False),
