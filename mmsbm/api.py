@@ -109,7 +109,8 @@ class Run:
         it was given.
       observed: [num, M] bool: which of the given modalities each row may see;
         all of them by default.
-      sampling: a name in config.samplings, or a dict such as stands there.
+      sampling: a name in config.samplings, or a dict such as stands there;
+        what it leaves out is that of the default.
       draws: samples for each row; the first is what is drawn without it.
       average: return their mean or, of classes and of what is 0 or 1, their vote.
 
@@ -185,9 +186,10 @@ class Run:
 
   def _with_sampling(self, spec: Mapping[str, Any]) -> Inference:
     """Returns the model with a way of sampling that its config does not have."""
-    key = repr(plain(spec))
+    spec = {**self.config['samplings']['default'], **plain(spec)}
+    key = repr(spec)
     if key not in self._others:
-      config = {**self.config, 'samplings': {'default': plain(spec)}}
+      config = {**self.config, 'samplings': {'default': spec}}
       trained = self._trained
       ledger = trained.experiment.workspace.ledger
       experiment = make_experiment(config, ledger.workdir, read_record(ledger.workdir))

@@ -55,6 +55,12 @@ def _is_in_file(error: BaseException, path: str) -> bool:
   return False
 
 
+def _named(argv: Sequence[str]) -> str:
+  """Returns the config file that arguments name; the flag itself may not be set yet."""
+  named = re.search(r'(?:^|\n)--?config[=\n]([^\n:]+)', '\n'.join(argv))
+  return named[1] if named else ''
+
+
 def _config_path() -> str:
   return config_flags.get_config_filename(flags.FLAGS['config']).split(':')[0]
 
@@ -64,6 +70,9 @@ def parse_flags(argv: Sequence[str]) -> None:
   try:
     rest = flags.FLAGS(list(argv))
   except (Exception, SystemExit) as e:
+    # --help ends the program so, too.
+    if isinstance(e, SystemExit) and not _is_in_file(e, _named(argv)):
+      raise
     raise _refusal(e, argv) from e
   if len(rest) > 1:
     raise UserError(f'unexpected argument {rest[1]!r}.')
@@ -92,9 +101,7 @@ def parse_flags(argv: Sequence[str]) -> None:
 
 def _refusal(error: BaseException, argv: Sequence[str]) -> UserError:
   """Returns what to say of an error of the flags, or of the config file."""
-  # The flag itself is not set yet.
-  named = re.search(r'(?:^|\n)--?config[=\n]([^\n:]+)', '\n'.join(argv))
-  path = named[1] if named else ''
+  path = _named(argv)
   text = one_line(error)
   is_theirs = path and _is_in_file(error, path)
   if isinstance(error, flags.Error | ValueError | TypeError):

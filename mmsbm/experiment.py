@@ -61,6 +61,7 @@ class Experiment:
     self.plan.check(self.method.model)
     self.workspace.ledger.check_lenders()
     self.workspace.ledger.refuse_others()
+    self.workspace.check_schedules()
     return parameters
 
   def facts(self) -> dict[str, Any]:

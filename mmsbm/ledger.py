@@ -140,13 +140,14 @@ class Ledger:
     """Returns what the checkpoints of a step are marked with.
 
     A digest of all that decides on it but for the number of updates, which is that of
-    a checkpoint.
+    a checkpoint, and for how often it was raised.
     """
     if step.name in self.borrow:
       card = self._lender_card(step)
     else:
       card = self._card(step, self.fingerprints)
     card = _without_fingerprint(card)
+    card.pop('continued', None)
     learners = card['spec'].items()
     card['spec'] = {k: {**v, 'num_steps': None} for k, v in learners}
     return identity.digest(card)
@@ -165,7 +166,7 @@ class Ledger:
       raise UserError(
         f'{path} does not say what the step is: it needs {list(_CARD)}. {_REMEDY}'
       )
-    card = {key: card[key] for key in _CARD}
+    card = {key: card[key] for key in (*_CARD, 'continued') if key in card}
     if identity.digest(_without_fingerprint(card)) != card['fingerprint']:
       raise digests.differs(path, _REMEDY)
     return card

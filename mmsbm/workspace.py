@@ -223,6 +223,18 @@ class Workspace:
       variables[step.name] = {key: stored[key] for key in step.example}
     return variables, steps
 
+  def check_schedules(self) -> None:
+    """Raises UserError if a warm-up outlasts a training that is still to be done."""
+    for step in self.steps:
+      for training in self._unfinished(step) if isinstance(step, Stage) else ():
+        warmup = training.optimizer_spec.get('warmup_steps', 0)
+        if warmup >= training.num_steps:
+          raise UserError(
+            f'config.{step.name}: warmup_steps={warmup} of {training.name} must be '
+            f'below num_steps={training.num_steps}, or the learning rate never gets '
+            'where it is meant to.'
+          )
+
   def check_trained(
     self, allow_partial: bool = False, without: Iterable[str] = ()
   ) -> None:

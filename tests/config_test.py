@@ -155,8 +155,10 @@ def test_build_keeps_the_arguments_of_the_program_from_the_config():
 
 
 def test_build_of_a_linen_module_offers_its_own_fields_only():
-  with pytest.raises(UserError, match=r"it has \['activation', 'norm', 'widths'\]"):
-    build(ENCODERS, {'name': 'mlp', 'width': 3}, latent_dim=4)
+  with pytest.raises(
+    UserError, match=r"it has \['activation', 'linear', 'norm', 'widths'\]"
+  ):
+    build(ENCODERS, {'name': 'mlp', 'wide': 3}, latent_dim=4)
 
 
 def test_name_of():

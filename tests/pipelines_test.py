@@ -100,6 +100,9 @@ def _shrink_networks(node):
   for key, value in node.items():
     if not hasattr(value, 'items'):
       continue
+    if not value and key in ('encoder', 'decoder', 'network'):
+      # Left open: sizes by kind, shape and number of examples.
+      continue
     if value.get('name') == 'diffusion':
       value.network.update(TINY['denoiser'][value.network.name])
     elif key in TINY:
@@ -152,7 +155,7 @@ def test_run_smoke(name, arguments, cache, tmp_path):
   several = len(config.readers.digit.modalities) > 1
   assert (('joint_coherence', 0) in values) == several
   assert {r['target'] for r in rows if r['metric'] == 'reconstruction'} > {'mean'}
-  assert all(r['n'] <= config.evaluate.num_examples and r['n'] > 10 for r in rows)
+  assert all(r['n'] <= config.evaluate.num_examples and r['n'] > 5 for r in rows)
   samplings = {r['sampling'] for r in rows if 'sampling' in r}
   assert samplings == set(config.samplings)
   page = (tmp_path / 'report' / 'index.html').read_text()

@@ -24,11 +24,6 @@ def make_schedule(
   """
   if not learning_rate > 0:
     raise UserError(f'learning_rate={learning_rate} must be positive.')
-  if warmup_steps >= num_steps:
-    raise UserError(
-      f'warmup_steps={warmup_steps} must be below num_steps={num_steps}, or the '
-      'learning rate never gets where it is meant to.'
-    )
   if schedule == 'constant':
     after = optax.constant_schedule(learning_rate)
   elif schedule == 'cosine':

@@ -40,7 +40,7 @@ def test_make_diffusion():
   [
     ({'sde': dict(name='vee')}, "^config.score.sde: .*Did you mean 've'"),
     ({'sde': 've'}, "^config.score.sde is 've', not a dict"),
-    ({'times': dict(name='lognormal', std=0)}, '^config.score.times: std=0'),
+    ({'times': dict(name='lognormal', std=0)}, '^config.score.times: std is 0; '),
     ({'weighting': 'edn'}, "^config.score.weighting: .*Did you mean 'edm'"),
     ({'weighting': dict(name='edm')}, '^config.score.weighting: unknown'),
     (

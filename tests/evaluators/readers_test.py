@@ -88,7 +88,7 @@ def test_stage_trains_all_readers_that_learn(fakes):
       "no annotation 'clas' of classes.*remove config.readers.digit.*Did you mean",
     ),
     (dict(modalities=()), "'digit' needs `modalities`: a list of some of"),
-    (dict(modalities='a'), "'digit' needs `modalities`: a list of some of"),
+    (dict(modalities='a'), "modalities is 'a'; it must be a tuple"),
     (dict(modalities=('a', 'd')), "cannot read 'd', which is no modality"),
     (dict(modalities=('a', 'a')), "'digit' has a modality twice"),
     (dict(modalities=('a', 'tags')), "read by 'digit' must have one shape"),

@@ -136,8 +136,8 @@ def test_a_mistake_on_the_command_line(
 @pytest.mark.parametrize(
   ('override', 'message'),
   [
-    ('readers.digit.batch_size=0', 'config.readers.digit.batch_size is 0'),
-    ('readers.digit.num_steps=-1', 'config.readers.digit.num_steps is -1'),
+    ('readers.digit.batch_size=0', 'config.readers.digit: batch_size is 0'),
+    ('readers.digit.num_steps=-1', 'config.readers.digit: num_steps is -1'),
     ('loop.block_steps=0', 'config.loop.block_steps is 0'),
     ('data.name=digts', "Did you mean 'digits'"),
     ('data.image_size=8', 'image_size'),
@@ -173,11 +173,15 @@ def altered(smoke_run, tmp_path):
     ('evaluate', 'samplings.default.sampler.name=dpm_solvr', "mean 'dpm_solver'"),
     ('evaluate', 'samplings.default.conditioning.name=cleen', "Did you mean 'clean'"),
     ('evaluate', 'evaluate.split=tset', "config.evaluate.split='tset' is not one of"),
-    ('evaluate', 'samplings.default.sampler.num_steps=0', 'at least 1 step, not 0'),
+    (
+      'evaluate',
+      'samplings.default.sampler.num_steps=0',
+      'num_steps is 0; it must be at least 1',
+    ),
     (
       'evaluate',
       'samplings.default.sampler.time_min=2.0',
-      'time_min of a sampler is 2.0',
+      'time_min is 2.0; it must be below 1',
     ),
     (
       'evaluate',
@@ -209,7 +213,7 @@ def test_a_mistake_in_what_is_measured(
   ('override', 'message'),
   [
     ('score.paired_fraction=0.0', 'config.score.paired_fraction=0.0'),
-    ('score.condition_probability=1.0', 'must be at least 0 and below 1'),
+    ('score.condition_probability=1.0', 'is 1.0; it must be below 1'),
     ('score.weighting=edn', "Did you mean 'edm'?"),
   ],
 )
@@ -232,10 +236,10 @@ def test_a_report_of_what_is_no_run(refused, tmp_path):
 
 def test_a_workdir_of_another_config(refused, smoke_run, tmp_path):
   _, command = altered(smoke_run, tmp_path)
-  line = refused(*command, '--config.unimodal.num_steps=21', '--config.seed=5')
+  line = refused(*command, '--config.unimodal.batch_size=31', '--config.seed=5')
   assert 'was trained with another config' in line
-  line = refused(*command, '--config.unimodal.num_steps=21')
-  assert 'unimodal/m0.num_steps: 20 -> 21' in line
+  line = refused(*command, '--config.unimodal.batch_size=31')
+  assert 'unimodal/m0.batch_size: 32 -> 31' in line
   line = refused(*command, '--config.seed=5')
   assert 'seed: 0 -> 5' in line
   assert 'choose another --workdir' in line

@@ -23,7 +23,9 @@ def test_mixture():
   assert prior == Mixture(num_components=7)
   assert prior.describe() == 'mixture(num_components=7)'
   assert (prior.needs, prior.num_evaluations, prior.key) == (('mixtures',), 0, '7')
-  with pytest.raises(UserError, match='^config.samplings.default.prior: num_comp.*=0'):
+  with pytest.raises(
+    UserError, match='^config.samplings.default.prior: num_comp.* is 0'
+  ):
     make(dict(name='mixture', num_components=0))
 
 
