@@ -1,6 +1,6 @@
 """Multimodal generation with score-based and diffusion models, in JAX."""
 
-__all__ = ['Run', 'load']
+__all__ = ['Run', 'load']  # noqa: F822 (see __getattr__)
 
 
 def __getattr__(name: str):

@@ -15,7 +15,7 @@ from mmsbm.inference import Inference
 from mmsbm.infra.bounds import COUNT, SEED, check_value
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import local_path
-from mmsbm.infra.rng import fold_in_name
+from mmsbm.infra.rng import fold_in_name, make_key
 from mmsbm.modalities import Modality
 from mmsbm.modalities.label import Label
 from mmsbm.models.base import HasLatents
@@ -167,7 +167,7 @@ class Run:
     x = self._fill(given, num)
     encoded = inference.encode(x)
     self._warn(encoded, mask)
-    key = fold_in_name(jax.random.key(seed), 'sample')
+    key = fold_in_name(make_key(seed), 'sample')
     keys = [key, *(jax.random.fold_in(key, j) for j in range(1, draws or 1))]
     drawn = [
       inference.sample(encoded, mask, key=key, sampling=sampling) for key in keys
@@ -207,7 +207,7 @@ class Run:
     is_standard = self.config.get('score', {}).get('standardise', False)
     if not mask.any() or not is_standard or not isinstance(self._model, HasLatents):
       return
-    latents = self._inference.latents(encoded, mask, key=jax.random.key(0))
+    latents = self._inference.latents(encoded, mask, key=make_key(0))
     for i, name in enumerate(self.modalities):
       far = np.abs(latents[name]).max(-1) * mask[:, i] if name in latents else 0
       if np.max(far) > _FAR:
@@ -234,7 +234,7 @@ class Run:
     latents = self._inference.latents(
       self._inference.encode(self._fill(given, num)),
       np.broadcast_to(shown, (num, len(shown))),
-      key=jax.random.key(0),
+      key=make_key(0),
     )
     return {
       name: part
@@ -274,7 +274,7 @@ class Run:
           )
         part = value
       latents[name] = part
-    x = self._inference.decode(latents, key=jax.random.key(seed))
+    x = self._inference.decode(latents, key=make_key(seed))
     shared = self._model.latents_are_shared
     return {n: v for n, v in zip(self.modalities, x, strict=True) if shared or n in z}
 

@@ -159,7 +159,7 @@ class Ledger:
     path = self._path(step)
     try:
       with digests.reading(path, _REMEDY):
-        card = json.loads(path.read_text())
+        card = json.loads(path.read_text('utf-8'))
     except FileNotFoundError:
       return None
     if not isinstance(card, dict) or not set(_CARD) <= card.keys():

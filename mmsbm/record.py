@@ -127,7 +127,7 @@ def lock(workdir: str | os.PathLike, only: Sequence[str] = ()) -> Iterator[None]
     try:
       os.makedirs(workdir, exist_ok=True)
       for name, exclusive in _locks(only).items():
-        file = stack.enter_context(open(os.path.join(workdir, name), 'w'))
+        file = stack.enter_context(open(os.path.join(workdir, name), 'wb'))
         kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         files[file] = kind | fcntl.LOCK_NB
     except OSError as e:

@@ -182,7 +182,7 @@ def _open(
   """Opens a prepared folder after checking that it is what was written."""
   advice = f'delete the folder {folder} to have it prepared again.'
   try:
-    description = json.loads((folder / 'dataset.json').read_text())
+    description = json.loads((folder / 'dataset.json').read_text('utf-8'))
     recorded, source = description['arrays'], description['source']
     for file_name, entry in recorded.items():
       size = (folder / file_name).stat().st_size

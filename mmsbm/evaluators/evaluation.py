@@ -8,14 +8,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from mmsbm.evaluators.base import EvaluationPlan, Row, is_number, take
 from mmsbm.evaluators.readers import READERS_STEP, Reader
 from mmsbm.evaluators.reading import Examples, ReadingRoom, Readings
 from mmsbm.infra.metric_writer import to_plain
-from mmsbm.infra.rng import fold_in_name
+from mmsbm.infra.rng import fold_in_name, make_key
 from mmsbm.metrics.base import Target
 
 PyTree = Any
@@ -63,7 +62,7 @@ class Evaluation:
     self.rows, self.present = plan.rows, plan.present
     self.model = inference.model
     self.main_sampling = next(iter(self.model.samplings), None)
-    self.key = fold_in_name(jax.random.key(plan.seed), 'evaluate')
+    self.key = fold_in_name(make_key(plan.seed), 'evaluate')
     self._identity = identity
     self._room = ReadingRoom(plan.readers, reader_variables, plan.names, inference)
 

@@ -34,6 +34,7 @@ from mmsbm.infra.bounds import SEED
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
 from mmsbm.infra.metric_writer import to_plain, write_results
+from mmsbm.infra.rng import make_key
 from mmsbm.metrics import METRICS
 
 EVALUATORS = {
@@ -209,7 +210,7 @@ def sampling_seconds(
   seconds = []
   for _ in range(4):
     start = time.perf_counter()
-    inference.sample(encoded, observed, key=jax.random.key(0), sampling=sampling)
+    inference.sample(encoded, observed, key=make_key(0), sampling=sampling)
     seconds.append((time.perf_counter() - start) / size)
   value, spread = np.mean(seconds[1:]), np.std(seconds[1:], ddof=1)
   return {'value': float(value), 'stderr': float(spread / 3**0.5), 'of': of}

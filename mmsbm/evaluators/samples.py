@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from mmsbm.evaluators.base import (
@@ -21,7 +20,7 @@ from mmsbm.evaluators.tiles import lay_out
 from mmsbm.infra import digests
 from mmsbm.infra.errors import UserError
 from mmsbm.infra.files import write_atomic
-from mmsbm.infra.rng import fold_in_name
+from mmsbm.infra.rng import fold_in_name, make_key
 
 
 def nearest_training_examples(
@@ -203,7 +202,7 @@ class _Artist:
     """What the file holds, see `Samples`."""
     options, evaluation, size = self._options, self._evaluation, len(self.rows)
     inference, problem = evaluation.inference, evaluation.problem
-    key = fold_in_name(jax.random.key(options.seed), 'pictures')
+    key = fold_in_name(make_key(options.seed), 'pictures')
     key = fold_in_name(key, title)
     present = np.asarray(self._part.present[self.rows])
     observed = observed & present

@@ -29,6 +29,11 @@ CONDITIONING = 0x7E1D0B5E  # noise on observed latents
 PROBES = 0x9B0BE5  # random directions of the estimate of a divergence
 
 
+def make_key(seed: int) -> jax.Array:
+  """Returns a key of one generator, whatever the environment calls its default."""
+  return jax.random.key(seed, impl='threefry2x32')
+
+
 def fold_in_name(key: jax.Array, name: str) -> jax.Array:
   """Derives a child key from a string; stable across processes and runs."""
   digest = hashlib.sha1(name.encode()).digest()

@@ -10,6 +10,7 @@ import numpy as np
 
 from mmsbm.data.dataset import MultimodalDataset
 from mmsbm.data.loader import padded_chunks
+from mmsbm.infra.rng import make_key
 from mmsbm.modalities import Modality
 
 # Fixed, so that latents do not depend on the config.
@@ -41,7 +42,7 @@ class Problem:
   @functools.cached_property
   def key(self) -> jax.Array:
     """The key of the run."""
-    return jax.random.key(self.seed)
+    return make_key(self.seed)
 
   @property
   def num_classes(self) -> Mapping[str, int]:

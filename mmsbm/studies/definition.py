@@ -220,7 +220,7 @@ class Study:
   def finished(self, row: Row) -> bool:
     """Whether the row has been run to its end as it is defined now."""
     try:
-      stored = json.loads((self.folder(row) / FINISHED).read_text())
+      stored = json.loads((self.folder(row) / FINISHED).read_text('utf-8'))
     except (OSError, ValueError):
       return False
     return stored.get('fingerprint') == self.fingerprint(row)

@@ -38,7 +38,7 @@ _PARTS = {
 @contextlib.contextmanager
 def locked(path: pathlib.Path, wait: bool) -> Iterator[bool]:
   """Holds a lock that goes with the process; yields whether it was free."""
-  with open(path, 'w') as f:
+  with open(path, 'w', encoding='utf-8') as f:
     yield take_lock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
@@ -55,7 +55,7 @@ def _execute(
   log(f'{row.name} ...')
   # Rows are shared out over the processes of a launcher; each runs its own.
   environment = {k: v for k, v in os.environ.items() if k not in LAUNCHERS}
-  with open(path, 'a') as f:
+  with open(path, 'a', encoding='utf-8') as f:
     streams = {'stdout': f, 'stderr': f, 'env': environment, **streams}
     with subprocess.Popen(command, **streams, text=True) as process:
       try:
@@ -67,7 +67,7 @@ def _execute(
         raise
   if not process.returncode:
     return '', output
-  lines = path.read_text(errors='replace').strip().splitlines() or ['']
+  lines = path.read_text('utf-8', 'replace').strip().splitlines() or ['']
   return f'exit code {process.returncode}: {lines[-1]} ({path})', None
 
 
@@ -151,7 +151,7 @@ def measure_costs(study: Study, rows: Sequence[Row]) -> dict[str, str]:
 def read_costs(study: Study) -> dict[str, dict[str, Any]]:
   """{program: what it costs}, as far as it has been measured."""
   try:
-    return json.loads((study.workdir / COSTS).read_text())
+    return json.loads((study.workdir / COSTS).read_text('utf-8'))
   except FileNotFoundError:
     return {}
   except ValueError as e:

@@ -60,13 +60,13 @@ def _marked(name: str) -> re.Pattern:
 
 def read_table(readme: pathlib.Path, name: str) -> str | None:
   """What stands between the marks of study `name`; None if there are none."""
-  match = _marked(name).search(readme.read_text())
+  match = _marked(name).search(readme.read_text('utf-8'))
   return match and match.group()
 
 
 def insert_table(readme: pathlib.Path, name: str, table: str) -> None:
   """Replaces what stands between the marks of study `name`, which must be there."""
-  text, count = _marked(name).subn(lambda _: table, readme.read_text(), count=1)
+  text, count = _marked(name).subn(lambda _: table, readme.read_text('utf-8'), count=1)
   if not count:
     raise ValueError(f'{readme} lacks the marks of study {name}')
   write_atomic(readme, text)

@@ -41,6 +41,7 @@ from mmsbm.evaluators import READERS_STEP, sampling_seconds
 from mmsbm.experiment import Experiment, make_experiment
 from mmsbm.inference import Inference
 from mmsbm.infra.errors import UserError, one_line
+from mmsbm.infra.rng import make_key
 from mmsbm.methods.base import Derived, Stage, dry_run
 from mmsbm.models.base import HasLatents
 from mmsbm.tools.machine import beside_machine
@@ -93,7 +94,7 @@ def _run_training(experiment: Experiment, step: Stage, frozen: Any = None) -> di
       mesh=experiment.workspace.mesh,
       frozen=frozen,
     )
-    with open(os.path.join(workdir, 'metrics.jsonl')) as f:
+    with open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8') as f:
       rows = [json.loads(line) for line in f]
   rates = [r['steps_per_second'] for r in rows if r['learner'] == first.name]
   rate = float(np.median(rates[1:]))
@@ -142,7 +143,7 @@ def _run_sampling(inference: Inference, name: str) -> dict:
   seconds = []
   for seed in range(3):
     start = time.perf_counter()
-    inference.sample(encoded, observed, key=jax.random.key(seed), sampling=name)
+    inference.sample(encoded, observed, key=make_key(seed), sampling=name)
     seconds.append(time.perf_counter() - start)
   return {
     'nfe': inference.model.num_evaluations(name, 0),
@@ -187,7 +188,7 @@ def _run_decoders(inference: Inference) -> dict:
   z = {name: np.zeros((size, d), np.float32) for name, d in dims.items()}
   for _ in range(2):
     start = time.perf_counter()
-    inference.decode(z, key=jax.random.key(0))
+    inference.decode(z, key=make_key(0))
     seconds = time.perf_counter() - start
   return {
     'decoders': len(inference.model.modalities),

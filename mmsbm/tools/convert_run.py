@@ -171,7 +171,7 @@ def convert(run: str | os.PathLike) -> str:
   """
   path = pathlib.Path(run, 'run.json')
   try:
-    text = path.read_text()
+    text = path.read_text('utf-8')
     record = json.loads(text)
   except FileNotFoundError as e:
     raise UserError(f'{path} does not exist: {str(run)!r} is not a run.') from e

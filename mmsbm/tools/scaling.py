@@ -19,7 +19,7 @@ from clu import parameter_overview
 from mmsbm.config import Section, find
 from mmsbm.experiment import make_experiment
 from mmsbm.infra.errors import UserError
-from mmsbm.infra.rng import row_keys
+from mmsbm.infra.rng import make_key, row_keys
 from mmsbm.latents import NOISY
 from mmsbm.learners.base import Training, init_state, train_step
 from mmsbm.nn.score_nets import SCORE_NETS
@@ -111,7 +111,7 @@ def _sampling_cost(
     return sampler(keys, score_fn, z, sde=score.sde, hold=lambda keys, z, t, visit: z)
 
   variables = jax.jit(score.init)(training.key, batch)
-  return measure(draw, variables, jax.random.key(0), batch['z'])
+  return measure(draw, variables, make_key(0), batch['z'])
 
 
 def replicated_config(config: Mapping[str, Any], num: int) -> dict[str, Any]:

@@ -51,3 +51,10 @@ def test_fold_in_name_is_stable():
   key = rng.fold_in_name(jax.random.key(0), 'score')
   number = int.from_bytes(hashlib.sha1(b'score').digest()[:4], 'big')
   assert key == jax.random.fold_in(jax.random.key(0), number)
+
+
+def test_make_key_does_not_follow_the_environment():
+  expected = jax.random.key_data(rng.make_key(3))
+  with jax.default_prng_impl('rbg'):
+    key = rng.make_key(3)
+    np.testing.assert_array_equal(jax.random.key_data(key), expected)
