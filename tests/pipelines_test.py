@@ -155,7 +155,8 @@ def test_run_smoke(name, arguments, cache, tmp_path):
   several = len(config.readers.digit.modalities) > 1
   assert (('joint_coherence', 0) in values) == several
   assert {r['target'] for r in rows if r['metric'] == 'reconstruction'} > {'mean'}
-  assert all(r['n'] <= config.evaluate.num_examples and r['n'] > 5 for r in rows)
+  few = [r for r in rows if not 0 < r['n'] <= config.evaluate.num_examples]
+  assert not few
   samplings = {r['sampling'] for r in rows if 'sampling' in r}
   assert samplings == set(config.samplings)
   page = (tmp_path / 'report' / 'index.html').read_text()

@@ -346,4 +346,6 @@ def is_average(row: Mapping[str, Any], num_modalities: int) -> bool:
     and row.get('target') in (None, 'mean', 'all')
     and row.get('given') in (None, [], 'mean')
     and row.get('at_least') in (None, num_modalities)
+    # Of several draws there is a mean beside what is of all targets at once.
+    and not (row.get('target') == 'all' and 'num_draws' in row)
   )

@@ -93,7 +93,7 @@ def test_evaluate_measures_what_is_missing_as_it_was(program, workdir):
   'arguments',
   [
     ('--config.seed=5',),
-    ('--config.unimodal.num_steps=21', '--mode=train'),
+    ('--config.unimodal.batch_size=31', '--mode=train'),
     ('--config.data.num_train=500',),
     ('--config.evaluate.split=tset', '--mode=evaluate'),
     ('--config.samplings.default.sampler.name=dpm_solvr', '--mode=sample'),

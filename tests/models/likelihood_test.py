@@ -145,7 +145,7 @@ def test_draws_of_a_row_are_its_own():
     (dict(kind='mask', shape=(2, 2, 1)), dict(name='bernoulli')),
     (dict(kind='attributes', shape=(4,)), dict(name='bernoulli')),
     (dict(kind='label', num_classes=5), dict(name='categorical')),
-    (dict(kind='vector', shape=(3,), scale=0.4), dict(name='normal')),
+    (dict(kind='vector', shape=(3,), offset=0.0, scale=0.4), dict(name='normal')),
   ],
 )
 def test_every_kind_of_modality_has_a_bound(kind, likelihood):
