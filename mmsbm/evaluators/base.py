@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from mmsbm.evaluators.readers import Reader
+from mmsbm.infra.bounds import COUNT, COUNT_OR_NONE, Interval, check_value
 from mmsbm.infra.errors import UserError
 from mmsbm.metrics.base import Metric
 
@@ -124,15 +125,11 @@ def is_number(value: float | None) -> bool:
 
 def check_draws(options: Any) -> None:
   """Refuses a field `num_draws` that makes no forecast."""
-  check_least(options, 1, 'num_draws')
-  if options.num_draws < 2:
-    raise UserError(f'num_draws is {options.num_draws}; it must be at least 2.')
+  check_value('num_draws', options.num_draws, int, Interval(2, COUNT.high))
 
 
 def check_least(options: Any, least: int, *names: str) -> None:
   """Refuses fields of `options` that are no whole numbers of at least 0 or 1."""
-  bound = 'be positive' if least else 'not be negative'
   for name in names:
-    value = getattr(options, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-      raise UserError(f'{name} is {value!r}; it must {bound}, a whole number.')
+    bounds = COUNT if least else COUNT_OR_NONE
+    check_value(name, getattr(options, name), int, bounds)

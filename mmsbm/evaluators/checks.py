@@ -1,13 +1,12 @@
 """Two faults that samples alone do not show: latents that say little, and copies."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from mmsbm.evaluators.base import EvaluationPlan, Evaluator, Measurement, Row
 from mmsbm.evaluators.evaluation import Evaluation
-from mmsbm.infra.errors import UserError
+from mmsbm.infra.bounds import UNIT, check_value
 from mmsbm.infra.rng import fold_in_name
 
 _KEPT = (
@@ -21,12 +20,6 @@ _NEAREST = (
 )
 
 
-def _check_share(options: Any, name: str) -> None:
-  value = getattr(options, name)
-  if isinstance(value, bool) or not 0 <= value <= 1:
-    raise UserError(f'{name} is {value!r}; it must lie between 0 and 1.')
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KeptShare(Evaluator):
   """The share of each modality that its latent keeps; a warning where it is small.
@@ -38,7 +31,7 @@ class KeptShare(Evaluator):
   least: float = 0.5
 
   def __post_init__(self):
-    _check_share(self, 'least')
+    check_value('least', self.least, float, UNIT)
 
   def measurements(self, evaluation: Evaluation) -> list[Measurement]:
     """See `Evaluator.measurements`; none where nothing is reconstructed."""
@@ -93,7 +86,7 @@ class Memorised(Evaluator):
   num_examples: int = 2_000
 
   def __post_init__(self):
-    _check_share(self, 'least')
+    check_value('least', self.least, float, UNIT)
 
   def measurements(self, evaluation: Evaluation) -> list[Measurement]:
     """See `Evaluator.measurements`; none without latents or complete examples."""

@@ -63,6 +63,7 @@ BOUNDS: Mapping[str, Interval] = {
   'eta': UNIT,
   'final_fraction': UNIT,
   'learning_rate': POSITIVE,
+  'least': UNIT,
   'max_pairs': COUNT,
   'max_subsets': COUNT,
   'mean': ANY,

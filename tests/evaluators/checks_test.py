@@ -87,5 +87,5 @@ def test_nearest_distances():
 
 @pytest.mark.parametrize('part', (checks.KeptShare, checks.Memorised))
 def test_a_share_that_is_none(part):
-  with pytest.raises(UserError, match='least is 1.5; it must lie between 0 and 1'):
+  with pytest.raises(UserError, match='least is 1.5; it must be at most 1'):
     part(least=1.5)

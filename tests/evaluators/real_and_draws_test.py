@@ -144,7 +144,7 @@ def test_mistakes(fakes):
   for evaluators, message in (
     ({'draws': {'num_draws': 1}}, 'draws: num_draws is 1; it must be at least 2'),
     ({'draws': {'num_given': (3,)}}, 'draws: num_given: of 3 modalities'),
-    ({'draws': {'num_examples': 0}}, 'num_examples is 0; it must be positive'),
+    ({'draws': {'num_examples': 0}}, 'num_examples is 0; it must be at least 1'),
     ({'real_data': {'num_draws': 1}}, 'real_data: num_draws is 1; it must be at least'),
   ):
     with pytest.raises(UserError, match=message):
